@@ -23,9 +23,8 @@ def test_calls_beyond_the_most_are_refused_until_one_ends(clock):
     admission = AdmissionController(3, 100, clock)
     with ExitStack() as stack:
         admitted(stack, admission, 2)
-        with admission.admit_call():
-            with pytest.raises(TooManyRequests):
-                admission.admit_call()
+        with admission.admit_call(), pytest.raises(TooManyRequests):
+            admission.admit_call()
         with admission.admit_call():
             assert admission.calls == 3
     assert admission.calls == 0

@@ -37,7 +37,7 @@ from animora_server.service.intake import MAX_REQUESTED
 from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
 from tests.service.unread_streams import unread_streams
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 SETTINGS = GrpcSettings(port=0, drain_delay=0, drain_grace=1)
 
@@ -389,13 +389,11 @@ async def test_calls_of_low_priority_make_way_for_others(registry, methods):
     ):
         rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
         taken = [rank(b"", timeout=60, metadata=low) for _ in range(2)]
-        while len(methods.calls) < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(methods.calls) == 2)
         error = await failure(rank(b"", timeout=60, metadata=low))
         assert (error.code().name, "RetryInfo" in details(error)) == ("RESOURCE_EXHAUSTED", True)
         taken += [rank(b"", timeout=60, metadata=(("x-animora-priority", "interactive"),)) for _ in range(2)]
-        while len(methods.calls) < 4:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(methods.calls) == 4)
         methods.gate.set()
         await asyncio.gather(*taken)
 
