@@ -1,7 +1,6 @@
 """The composition root: constructs all parts, starts them in order, and stops them in reverse."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
+from animora_artifact import VersionSource
 from animora_server.auth import warn_about_open_ports, watch_access_list
 from animora_server.background import BackgroundLoop, first_of
 from animora_server.batching import Batcher, CostModel
@@ -19,7 +19,7 @@ from animora_server.inference.placeholder_models import NoModel
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import InferenceDevice, Queue
 from animora_server.inference.requests import InferenceRequest, batch_limits
-from animora_server.models import ModelWatcher, open_models
+from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader, open_models
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import ArmMetrics, Metrics, process_registry
 from animora_server.observability.probes import Probes, ScrapeAuthorizer
@@ -34,7 +34,7 @@ from animora_server.service.admission import AdmissionController
 from animora_server.service.arm_outcomes import ArmOutcomes
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
-from animora_server.settings import CatalogSettings, Settings, TimelineSettings
+from animora_server.settings import CatalogSettings, Settings
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
 from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
 from animora_server.timeline import (
@@ -44,8 +44,8 @@ from animora_server.timeline import (
     TimelineProvider,
     Timelines,
     TimelineStore,
-    TokenSigner,
     feed_policies,
+    token_signer,
 )
 from animora_server.types import FloatArray
 
@@ -129,14 +129,13 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
-        no_model = NoModel() if store is None else None
         states = ServingStateHolder(settings.catalog.max_block_age)
         model_manager = ModelManager(
             states,
             device,
             encoder,
             settings.models.resident,
-            no_model,
+            NoModel() if store is None else None,
             reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # defined below
         )
         health = HealthState(model_manager, batcher, settings, shared)
@@ -150,7 +149,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         provider = TimelineProvider(timeline_store, settings.timeline, admission, metrics.timelines)
         stack.push_async_callback(provider.aclose)
         policies = feed_policies(settings, heuristic, posts_of_generation)
-        timelines = Timelines(states, provider, _token_signer(settings.timeline), policies, arms)
+        timelines = Timelines(states, provider, token_signer(settings.timeline), policies, arms)
         ranking_service = RankingService(ranker, admission, settings.ranking, metrics.ranks, arm_outcomes)
         timeline_service = TimelineService(
             timelines, admission, settings.timeline, metrics.timelines, metrics.ranks, arm_outcomes
@@ -179,11 +178,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                     _following_database(database, refresher, model_manager, settings, metrics, health)
                 )
                 if store is not None:
-                    watcher = ModelWatcher(
-                        store, model_manager, settings.models.poll_interval, metrics.models
+                    await stack.enter_async_context(
+                        _following_models(store, model_manager, arms, settings, metrics, health)
                     )
-                    _watch_loops(metrics, health, watcher.loop)
-                    await stack.enter_async_context(watcher)
                 await stack.enter_async_context(health.supervising(server))
                 yield
 
@@ -255,6 +252,29 @@ async def _following_database(
         yield
 
 
+@asynccontextmanager
+async def _following_models(
+    store: VersionSource,
+    model_manager: ModelManager,
+    arms: Arms | None,
+    settings: Settings,
+    metrics: Metrics,
+    health: HealthState,
+) -> AsyncIterator[None]:
+    """Loads the versions that `ACTIVE` and the experiments name, and follows `ACTIVE`."""
+    interval = settings.models.poll_interval
+    watcher = ModelWatcher(store, model_manager, interval, metrics.models)
+    _watch_loops(metrics, health, watcher.loop)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(watcher)
+        if arms is not None and arms.versions:
+            loader = VersionLoader(store, interval, metrics.models)
+            keeper = VersionKeeper(arms.versions, loader, model_manager, interval, arms.refuse)
+            _watch_loops(metrics, health, keeper.loop)
+            await stack.enter_async_context(keeper)
+        yield
+
+
 def _bind_gauges(
     metrics: Metrics,
     batcher: Batcher[InferenceRequest, FloatArray],
@@ -315,13 +335,6 @@ def _warn_about_block_age(settings: CatalogSettings) -> None:
         log.warning(
             "catalog.max_block_age is not above catalog.poll_interval: between polls calls get UNAVAILABLE"
         )
-
-
-def _token_signer(settings: TimelineSettings) -> TokenSigner:
-    key = settings.token_key.get_secret_value().encode()
-    if not key:
-        log.warning("timeline.token_key is not set: page tokens are valid for this process only")
-    return TokenSigner(key or secrets.token_bytes(32))
 
 
 def _arms(settings: Settings, metrics: ArmMetrics) -> tuple[Arms, ArmOutcomes] | tuple[None, None]:

@@ -16,6 +16,7 @@ from animora_artifact.errors import RejectionReason
 from animora_artifact.network import load_network
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.catalog import (
+    NO_WIDTHS,
     ChangeEvents,
     Relations,
     WidthPreference,
@@ -268,6 +269,89 @@ async def test_a_resident_version_can_be_activated_again(model_manager):
         await model_manager.activate(artifacts[version])
     assert active(model_manager).version == "v1"
     assert model_manager.active_version == "v1"
+
+
+async def test_a_kept_version_is_resident_beside_the_active_one_and_never_active(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
+    await model_manager.keep(tiny_artifact("v2")[0])
+    assert model_manager.active_version is None
+    assert model_manager.states.latest.active is None
+    await model_manager.activate(tiny_artifact("v1")[0])
+    assert active(model_manager).version == "v1"
+    assert model_manager.is_kept("v2")
+    assert set(model_manager.states.latest.resident) == {"v1", "v2"}
+
+
+async def test_versions_are_activated_many_times_while_a_kept_one_stays(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
+    await model_manager.activate(tiny_artifact("v1")[0])
+    await model_manager.keep(tiny_artifact("canary")[0])
+    for number in range(2, 6):
+        await model_manager.activate(tiny_artifact(f"v{number}")[0])
+        assert set(model_manager.states.latest.resident) == {f"v{number}", "canary"}
+        assert model_manager.versions == 2
+        assert active(model_manager).version == f"v{number}"
+
+
+async def test_keeping_a_version_evicts_an_earlier_active_one_above_the_limit(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
+    await model_manager.activate(tiny_artifact("v1")[0])
+    await model_manager.activate(tiny_artifact("v2")[0])
+    await model_manager.keep(tiny_artifact("canary")[0])
+    assert set(model_manager.states.latest.resident) == {"v2", "canary"}
+
+
+async def test_a_kept_version_stays_when_it_was_active_and_another_one_follows(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
+    await model_manager.keep(tiny_artifact("v2")[0])
+    for version in ("v2", "v3", "v4"):
+        await model_manager.activate(tiny_artifact(version)[0])
+    assert set(model_manager.states.latest.resident) == {"v2", "v4"}
+
+
+async def test_posts_are_encoded_for_a_kept_version(model_manager):
+    catalog, (artifact, network) = GrowingCatalog(), tiny_artifact("v2", seed=2)
+    await model_manager.publish(catalog.grow([100, 200]))
+    await model_manager.activate(tiny_artifact("v1", seed=1)[0])
+    await model_manager.keep(artifact)
+    await model_manager.publish(catalog.grow([300, 1000]))
+    logits = await model_manager.states.latest.resident["v2"].score(1, np.arange(4), soon())
+    expected = catalog.eager(network, artifact.vocabulary, 1, np.arange(4))
+    assert np.abs(logits - expected).max() < 1e-5
+
+
+async def test_a_kept_version_for_other_embedding_widths_is_rejected_without_a_reconcile(model_manager):
+    await model_manager.publish(GrowingCatalog(image=3).grow([100]))
+    await model_manager.activate(tiny_artifact("v1", image=3)[0])
+    with pytest.raises(ArtifactRejected) as error:
+        await model_manager.keep(tiny_artifact("v2", image=5)[0])
+    assert error.value.reason is RejectionReason.DIMENSIONS
+    assert not model_manager.is_kept("v2")
+    assert model_manager.width_preference.wanted == NO_WIDTHS
+
+
+async def test_a_kept_version_is_unloaded_when_the_catalogs_embeddings_no_longer_fit_it(model_manager):
+    await model_manager.publish(GrowingCatalog(image=3).grow([100]))
+    await model_manager.activate(tiny_artifact("v1", image=3)[0])
+    await model_manager.keep(tiny_artifact("v2", image=3)[0])
+    await model_manager.publish(GrowingCatalog(image=5).grow([100]))
+    assert not model_manager.is_kept("v2")
+    assert "v2" not in model_manager.states.latest.resident
+
+
+async def test_after_a_loss_of_the_device_a_kept_version_does_not_replace_the_active_one(model_manager):
+    await model_manager.publish(GrowingCatalog().grow([100]))
+    await model_manager.activate(tiny_artifact("v1")[0])
+    await model_manager.keep(tiny_artifact("v2")[0])
+    model_manager.on_device_lost()
+    assert not model_manager.is_kept("v2")
+    await model_manager.keep(tiny_artifact("v2")[0])
+    state = model_manager.states.latest
+    assert isinstance(state.active, UnavailableModel)
+    assert state.active.version == "v1"
+    assert state.resident["v2"].version == "v2"
+    await model_manager.activate(tiny_artifact("v1")[0])
+    assert set(model_manager.states.latest.resident) == {"v1", "v2"}
 
 
 async def test_a_version_that_does_not_reproduce_its_golden_rows_is_rejected_and_the_active_one_stays(

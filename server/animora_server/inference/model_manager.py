@@ -36,7 +36,8 @@ class ModelManager:
     Publishing a snapshot encodes its new rows for every resident model before requests see the snapshot.
     Activating a model encodes all rows and warms every batch size before requests see the model. Meanwhile
     requests use the current serving state, to which change events are applied at once. A new snapshot gets
-    all change events that its reading may lack before it is published.
+    all change events that its reading may lack before it is published. Some versions may be kept beside the
+    active one: they are not evicted.
 
     Args:
         states: Holds the serving state for new requests.
@@ -64,11 +65,13 @@ class ModelManager:
         self._device = device
         self._encoder = encoder
         self._max_models = max_models
+        self._kept: set[str] = set()  # never evicted
         self._placeholder = placeholder
         self._swap_lock = asyncio.Lock()
-        self._loaded: dict[str, Model] = {}  # in order of activation, the active version last
+        self._active: str | None = None  # the version that was activated last
+        self._loaded: dict[str, Model] = {}  # in order of activation
         self._encoded: dict[str, ResidentModel] = {}
-        self._unavailable: dict[str, Model] = {}  # lost with the device, the active version last
+        self._unavailable: dict[str, Model] = {}  # lost with the device
         self._device_losses = 0
         self._published = asyncio.Event()
         self._event_log = EventLog()
@@ -77,12 +80,16 @@ class ModelManager:
     @property
     def active_version(self) -> str | None:
         """The active version; None while no version is loaded."""
-        return next(reversed(self._loaded), None)
+        return self._active if self._active in self._loaded else None
 
     @property
     def versions(self) -> int:
         """How many versions are on the device."""
         return len(self._loaded)
+
+    def is_kept(self, version: str) -> bool:
+        """Whether a version is on the device and stays there."""
+        return version in self._kept and version in self._loaded
 
     @property
     def compiled(self) -> bool:
@@ -93,11 +100,13 @@ class ModelManager:
     async def publish(self, snapshot: CatalogSnapshot) -> None:
         """Encodes a snapshot for every resident model, then swaps it in for new requests.
 
-        A model for which encoding fails is not in the new serving state; the failure is logged.
+        A model for which encoding fails is not in the new serving state; the failure is logged. A version is
+        no longer kept beside the active one if the snapshot's embeddings do not fit it.
         """
         async with self._swap_lock:
             device_losses = self._device_losses
             resident = {}
+            self._unload_misfits(snapshot)
             for version, loaded in list(self._loaded.items()):
                 try:
                     resident[version] = await self._encoder.encode_snapshot(
@@ -146,30 +155,85 @@ class ModelManager:
             ArtifactRejected: The version must not serve. The active version stays.
             ScoringFailed: The device failed. The active version stays.
         """
+        await self._load(artifact, self._check_widths, self._make_active)
+
+    async def keep(self, artifact: Artifact) -> None:
+        """Loads, checks, encodes and warms a version, which then stays beside the active version.
+
+        Waits until a catalog snapshot is published. There must be fewer kept versions than `max_models`.
+
+        Raises:
+            ArtifactRejected: The version must not serve.
+            ScoringFailed: The device failed.
+        """
+
+        def check(manifest: Manifest) -> None:
+            check_widths(manifest, self._published_state().snapshot)
+
+        await self._load(artifact, check, self._add)
+
+    async def _load(
+        self,
+        artifact: Artifact,
+        check: Callable[[Manifest], None],
+        install: Callable[[str, Model], None],
+    ) -> None:
+        """Loads and encodes a version, and publishes a serving state that has it.
+
+        Args:
+            artifact: The version.
+            check: Raises ArtifactRejected if the embeddings of the catalog do not fit the version.
+            install: Adds the version to those that are loaded.
+        """
         version, device_losses = artifact.manifest.version, self._device_losses
         if self.states.latest is not None:
-            self._check_widths(artifact.manifest)
+            check(artifact.manifest)
         loaded = self._loaded.get(version) or await self._device.load(artifact)
         await self._published.wait()
-        self._check_widths(artifact.manifest)
+        check(artifact.manifest)
         # This takes long, so it does not hold the lock: new snapshots are published meanwhile.
         snapshot = self._published_state().snapshot
         encoded = await self._encoder.encode_snapshot(loaded, snapshot, self._encoded.get(version))
         async with self._swap_lock:
-            self._check_widths(artifact.manifest)
+            check(artifact.manifest)
             encoded = await self._encoder.encode_snapshot(loaded, self._published_state().snapshot, encoded)
             if device_losses != self._device_losses:
                 raise DeviceFault("the device was lost while the version was loaded")
+            install(version, loaded)
             resident = {**self._encoded, version: encoded}
-            self._unavailable.clear()
-            self._loaded.pop(version, None)
-            self._loaded[version] = loaded
-            while len(self._loaded) > self._max_models:
-                evicted = next(iter(self._loaded))
-                del self._loaded[evicted]
+            for evicted in self._evict():
                 resident.pop(evicted, None)
             # The current snapshot again: events may have changed it during the encoding.
             self._swap(self._published_state().snapshot, resident)
+
+    def _make_active(self, version: str, loaded: Model) -> None:
+        self._unavailable.clear()
+        self._loaded.pop(version, None)
+        self._loaded[version] = loaded
+        self._active = version
+
+    def _add(self, version: str, loaded: Model) -> None:
+        self._unavailable.pop(version, None)
+        self._kept.add(version)
+        self._loaded[version] = loaded  # in its place, if it was activated meanwhile
+
+    def _evict(self) -> list[str]:
+        """Unloads the least recently activated versions above the limit; returns their names."""
+        evictable = [version for version in self._loaded if version not in {*self._kept, self._active}]
+        evicted = evictable[: max(len(self._loaded) - self._max_models, 0)]
+        for version in evicted:
+            del self._loaded[version]
+        return evicted
+
+    def _unload_misfits(self, snapshot: CatalogSnapshot) -> None:
+        """Unloads kept versions that the embeddings of a snapshot do not fit."""
+        for version in self._kept - {self._active}:
+            if version in self._loaded:
+                try:
+                    check_widths(self._loaded[version].manifest, snapshot)
+                except ArtifactRejected as error:
+                    log.warning("model version unloaded", version=version, error=str(error))
+                    del self._loaded[version]
 
     def _report_widths(self, snapshot: CatalogSnapshot) -> None:
         """Logs when the catalog's embeddings stop fitting the active version."""
@@ -186,8 +250,8 @@ class ModelManager:
     @property
     def width_preference(self) -> WidthPreference:
         """Which embedding widths the catalog should keep."""
-        models = list((self._loaded or self._unavailable).values())
-        return WidthPreference(_widths(models[-1].manifest) if models else NO_WIDTHS, self._wanted_widths)
+        active = self._loaded.get(self._active or "") or self._unavailable.get(self._active or "")
+        return WidthPreference(_widths(active.manifest) if active else NO_WIDTHS, self._wanted_widths)
 
     def _check_widths(self, manifest: Manifest) -> None:
         """Raises ArtifactRejected if a version needs other widths than the catalog keeps.
@@ -237,7 +301,7 @@ class ModelManager:
         models = {
             version: UnavailableModel(model, snapshot) for version, model in self._unavailable.items()
         } | resident
-        active = models.get(self.active_version or next(reversed(self._unavailable), ""), self._placeholder)
+        active = models.get(self._active or "", self._placeholder)
         self.states.latest = ServingState(snapshot, active, models)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 import structlog
@@ -15,17 +14,14 @@ from animora_artifact import (
     ArtifactRejected,
     Pointer,
     StoreUnavailable,
-    VersionNotFound,
     VersionSource,
 )
 from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
-from animora_server.errors import ScoringFailed
+from animora_server.models.version_loader import VersionLoader
 from animora_server.observability.metrics import ModelMetrics
 
 log = structlog.get_logger(__name__)
-
-MAX_RETRY_DELAY = 60.0  # seconds between two attempts to activate a version, at most
 
 
 class Models(Protocol):
@@ -39,20 +35,6 @@ class Models(Protocol):
     async def activate(self, artifact: Artifact) -> None:
         """Loads a version and makes it the active one. Raises ArtifactRejected or ScoringFailed."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A version that was not activated.
-
-    Attributes:
-        attempts: The number of failed attempts.
-        retry_at: The time of the next attempt on the watcher's clock; infinite if only a change of `ACTIVE`
-            leads to another attempt.
-    """
-
-    attempts: int
-    retry_at: float
 
 
 class _Replayed(ArtifactRejected):
@@ -89,9 +71,8 @@ class ModelWatcher:
         self._poll_interval = poll_interval
         self._metrics = metrics
         self._clock = clock
-        self._retry = Backoff(first=poll_interval, longest=max(poll_interval, MAX_RETRY_DELAY))
         self._pointer = Pointer()
-        self._refusals: dict[str, _Refusal] = {}  # by version that the pointer names
+        self._loader = VersionLoader(store, poll_interval, metrics, clock)
         self._read_at = -math.inf
         self.loop = BackgroundLoop(
             "model-watcher",
@@ -116,7 +97,7 @@ class ModelWatcher:
             serving = self._models.active_version
             if version == serving:
                 break
-            if self._is_due(version) and await self._activate(version):
+            if self._loader.is_due(version) and await self._activate(version):
                 break
             if serving is not None:
                 break
@@ -142,7 +123,8 @@ class ModelWatcher:
         if pointer.active is not None:
             self._read_at = self._clock()
         if pointer != self._pointer:
-            self._pointer, self._refusals = pointer, {}
+            self._pointer = pointer
+            self._loader.forget()
         return pointer.names
 
     def _refuse_replayed(self, pointer: Pointer) -> None:
@@ -157,50 +139,15 @@ class ModelWatcher:
                 f"ACTIVE was signed at {pointer.signed_at.isoformat()}, before the one that is followed",
             )
 
-    def _is_due(self, version: str) -> bool:
-        refusal = self._refusals.get(version)
-        return refusal is None or refusal.retry_at <= self._clock()
-
     async def _activate(self, version: str) -> bool:
         """Reads and activates a version. Returns whether it is active now; logs and counts a failure."""
-        try:
-            artifact = await asyncio.to_thread(self._store.read, version)
-            await self._models.activate(artifact)
-        except (StoreUnavailable, OSError) as error:
-            self._metrics.store_errors.inc()
-            log.warning("model version not read; retrying", version=version, error=str(error))
-            self._postpone(version)
-        except VersionNotFound as error:
-            self._refuse(version, "not_found", str(error))
-        except ArtifactRejected as error:
-            self._refuse(version, error.reason.value, str(error))
-            if error.reason is not RejectionReason.DIMENSIONS:  # the catalog's widths may change
-                self._refusals[version] = _Refusal(attempts=1, retry_at=math.inf)
-        except ScoringFailed as error:
-            self._refuse(version, "device", str(error))
-        except MemoryError:
-            self._refuse(version, RejectionReason.MEMORY.value, "there is not enough memory to read it")
-        except Exception:  # the edge of the loop: a bug must not keep later versions from being activated
-            log.exception("model version not activated", version=version)
-            self._refuse(version, "unexpected", "an unexpected error, logged with its traceback")
-        else:
-            self._refusals.pop(version, None)
-            self._metrics.activations.inc()
-            self._metrics.active(version, artifact.manifest.created_at.timestamp())
-            log.info("model activated", version=version)
-            return True
-        return False
-
-    def _refuse(self, version: str, reason: str, detail: str) -> None:
-        self._metrics.rejections[reason].inc()
-        log.error("model version refused", version=version, reason=reason, detail=detail)
-        self._postpone(version)
-
-    def _postpone(self, version: str) -> None:
-        """Schedules the next attempt, after a pause that grows with each failure."""
-        previous = self._refusals.get(version)
-        attempts = 1 if previous is None else previous.attempts + 1
-        self._refusals[version] = _Refusal(attempts, self._clock() + self._retry.delay(attempts))
+        manifest = await self._loader.load(version, self._models.activate)
+        if manifest is None:
+            return False
+        self._metrics.activations.inc()
+        self._metrics.active(version, manifest.created_at.timestamp())
+        log.info("model activated", version=version)
+        return True
 
 
 def _reason(error: ArtifactRejected) -> str:

@@ -5,7 +5,7 @@
 
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.newer import NewerPosts, PostsOfGeneration
-from animora_server.timeline.pages import TokenSigner
+from animora_server.timeline.pages import TokenSigner, token_signer
 from animora_server.timeline.provider import TimelineProvider
 from animora_server.timeline.store import (
     LocalTimelineStore,
@@ -28,4 +28,5 @@ __all__ = [
     "TokenSigner",
     "feed_policies",
     "settings_digest",
+    "token_signer",
 ]

@@ -18,16 +18,21 @@ import base64
 import binascii
 import hashlib
 import hmac
+import secrets
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from animora_server.errors import InvalidRequest, RankedTimelineGone
 from animora_server.fast_dataclass import fast_dataclass
+from animora_server.settings import TimelineSettings
 from animora_server.types import BoolArray, FloatArray, IntArray
+
+log = structlog.get_logger(__name__)
 
 # Which posts int64 (n) may be shown now: bool (n).
 VisibilityCheck = Callable[[IntArray], BoolArray]
@@ -207,6 +212,14 @@ class TokenSigner:
         if now >= token.expires_at:
             raise RankedTimelineGone
         return token
+
+
+def token_signer(settings: TimelineSettings) -> TokenSigner:
+    """The signer with the configured key, or with a random one."""
+    key = settings.token_key.get_secret_value().encode()
+    if not key:
+        log.warning("timeline.token_key is not set: page tokens are valid for this process only")
+    return TokenSigner(key or secrets.token_bytes(32))
 
 
 def _unverified(text: str, user_id: int) -> PageToken | None:
