@@ -129,6 +129,10 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 bench: $(INSTALLED) ## Measure Rank beside a bare gRPC handler
 	$(BIN)/python -m tests.benchmarks.serving
 
+.PHONY: bench-overload
+bench-overload: $(INSTALLED) ## Measure answers in time at 0.5 to 10 times what the server can answer; needs h2load
+	$(BIN)/python -m tests.benchmarks.overload
+
 .PHONY: bench-scoring
 bench-scoring: $(INSTALLED) ## Measure scoring by compiled code beside TorchScript
 	$(BIN)/python -m tests.benchmarks.scoring

@@ -190,7 +190,9 @@ class Attempts:
         """Seconds after which to send a failed attempt again; None if the call has failed."""
         delay = _delay_named_by(error)
         if delay is None:
-            if not isinstance(error, DeadlineExceeded | Unavailable):  # these tell nothing about the load
+            if error.code is StatusCode.CANCELLED:  # shed by gRPC; gRPC's own retries have failed as well
+                self._lane.record(accepted=False)
+            elif not isinstance(error, DeadlineExceeded | Unavailable):  # these tell nothing about the load
                 self._lane.record(accepted=True)
             return None
         self._lane.record(accepted=False)

@@ -199,6 +199,17 @@ def test_other_errors_count_as_accepted_calls(clock, kind):
     assert load.counts.throttled == 0
 
 
+def test_a_call_that_grpc_sheds_counts_as_refused(clock):
+    draws = [1.0]
+    load = load_control(clock, lambda: draws[-1])
+    for _ in range(20):
+        assert begin(load).retry_delay(Unavailable("shed", Code.CANCELLED)) is None
+    draws.append(0.5)
+    with pytest.raises(Throttled):
+        begin(load)
+    assert load.counts.refused == 20
+
+
 @pytest.mark.parametrize("kind", [Unavailable, DeadlineExceeded])
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_call_without_an_answer_counts_neither_way(clock, kind, refused):
