@@ -23,6 +23,7 @@ from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader, op
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import ArmMetrics, Metrics, process_registry
 from animora_server.observability.probes import Probes, ScrapeAuthorizer
+from animora_server.open_files import fit_connections
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
@@ -156,7 +157,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         )
         authorizer, scrapes = await _authorizers(stack, settings, metrics, health)
         server = GrpcServer(
-            settings.grpc,
+            await asyncio.to_thread(fit_connections, settings),
             CallHandler(admission, metrics.calls, settings.grpc.default_timeout),
             {**ranking_service.methods, **timeline_service.methods},
             authorizer,

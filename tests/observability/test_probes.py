@@ -2,10 +2,12 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from animora_server.addresses import bind_all
 from animora_server.auth import Role, describe_token, new_token, watch_access_list
 from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import AuthMetrics
-from animora_server.observability.probes import Probes, ProbeServer, ScrapeAuthorizer
+from animora_server.observability.probes import MAX_CONNECTIONS, Probes, ProbeServer, ScrapeAuthorizer
 from animora_server.settings import AuthSettings, HttpSettings
 from tests.support.until import HANG_TIMEOUT
 
@@ -109,6 +111,40 @@ def test_other_methods_are_not_allowed(port: int, method: str):
 def test_a_silent_client_delays_no_other_client(port: int):
     with socket.create_connection(("127.0.0.1", port)):
         assert fetch(port, "GET", "/livez")[0].status == 200
+
+
+def test_connections_without_a_request_give_way_to_probes(port: int):
+    with ExitStack() as opened:
+        silent = [
+            opened.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=HANG_TIMEOUT)))
+            for _ in range(2 * MAX_CONNECTIONS)
+        ]
+        assert fetch(port, "GET", "/livez")[1] == "ok\n"
+        for gone in silent[:MAX_CONNECTIONS]:  # before their time is up, and with no reply
+            assert gone.recv(1) == b""
+
+
+def test_a_connection_beyond_the_bound_is_refused_while_all_others_have_a_request(server: Server):
+    answering, release = Semaphore(0), Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        answering.release()
+        release.wait(HANG_TIMEOUT)
+        start_response("200 OK", [])
+        return [b"late"]
+
+    (bound,) = bind_all("http", "127.0.0.1", 0, socket.SO_REUSEADDR)
+    with ProbeServer(bound, app) as probes, ThreadPoolExecutor(MAX_CONNECTIONS + 1) as threads:
+        threads.submit(probes.serve_forever, 0.01)
+        replies = [threads.submit(fetch, probes.server_port, "GET", "/slow") for _ in range(MAX_CONNECTIONS)]
+        for _ in replies:
+            assert answering.acquire(timeout=HANG_TIMEOUT)
+        with pytest.raises(ConnectionError):
+            fetch(probes.server_port, "GET", "/refused")
+        release.set()
+        assert {reply.result()[1] for reply in replies} == {"late"}
+        assert fetch(probes.server_port, "GET", "/later")[1] == "late"
+        probes.shutdown()
 
 
 def test_a_client_that_does_not_speak_http_affects_no_other_client(port: int):

@@ -3,14 +3,14 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
-from socket import SO_REUSEADDR, socket
+from socket import SHUT_RDWR, SO_REUSEADDR, socket
 from socketserver import ThreadingMixIn
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import structlog
@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 Check = Callable[[], str | None]
 
 REQUEST_TIMEOUT = 5.0  # seconds that a client may take to send its request or to read the response
+MAX_CONNECTIONS = 64  # further ones take the place of those that have waited longest without a request
 POLL_INTERVAL = 0.05  # seconds until the server notices a shutdown
 
 
@@ -140,12 +141,22 @@ class _Handler(WSGIRequestHandler):
 
     timeout = REQUEST_TIMEOUT
 
+    def parse_request(self) -> bool:
+        """Parses the request, whose first line has arrived."""
+        parsed = super().parse_request()
+        cast(ProbeServer, self.server).received(self.connection)
+        return parsed
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 class ProbeServer(ThreadingMixIn, WSGIServer):
-    """Serves a WSGI application on a bound socket, with a thread for each connection."""
+    """Serves a WSGI application on a bound socket, with a thread for each connection.
+
+    Of MAX_CONNECTIONS, the one that has waited longest for its request gives way to a new one. So connections
+    without a request neither use up threads and descriptors, nor keep probes out.
+    """
 
     daemon_threads = True
     request_queue_size = 128  # backlog; the kernel drops the first packet of further connections
@@ -159,7 +170,44 @@ class ProbeServer(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = bound.getsockname()[:2]
         self.setup_environ()
         self.set_app(app)
+        self._lock = Lock()
+        self._open: set[socket] = set()
+        self._waiting: dict[socket, None] = {}  # without a request yet, oldest first
         self.server_activate()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serves a connection on a thread, unless there are too many."""
+        if self._admit(request):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def _admit(self, connection: socket) -> bool:
+        """Takes a place for a connection, if need be of the one that has waited longest for its request."""
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._waiting), None)
+                if oldest is None:
+                    return False
+                del self._waiting[oldest]
+                self._open.discard(oldest)
+                with suppress(OSError):  # its client has gone
+                    oldest.shutdown(SHUT_RDWR)  # its thread ends
+            self._open.add(connection)
+            self._waiting[connection] = None
+        return True
+
+    def received(self, connection: socket) -> None:
+        """Records that the request of a connection has arrived."""
+        with self._lock:
+            self._waiting.pop(connection, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection."""
+        with self._lock:
+            self._open.discard(request)
+            self._waiting.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores clients that disconnect or are too slow; logs other errors."""

@@ -26,6 +26,7 @@ from animora_server.service.unhandled_calls import (
     newest_server_id,
 )
 from animora_server.settings import GrpcSettings
+from animora_server.settings.section import INT32
 from animora_server.tls import watch_identity
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
@@ -201,6 +202,15 @@ def channel_options(settings: GrpcSettings) -> list[tuple[str, int]]:
         # No compressed requests: a compression bomb is UNIMPLEMENTED before it is inflated.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.so_reuseport", int(settings.workers > 1)),
+        # What one connection, and all of them, can make the server hold. The streams also bound what floods
+        # cost: of resets, and of headers that refer to entries of HPACK's table.
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # A stream is freed some turns of the event loop after the client has its reply and may open the next.
+        # By default gRPC refuses (REFUSED_STREAM) as soon as open and unfreed streams exceed the bound: a
+        # client with 90 calls in flight lost a third of them. Without any bound, resets pile up calls.
+        ("grpc.http2.max_deallocating_streams", min(2 * settings.max_concurrent_streams, INT32)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout * 1000)),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
         # Calls that wait for room, including those whose caller has gone. gRPC sheds further ones.

@@ -66,6 +66,25 @@ class GrpcSettings(Section):
         le=1_000_000,
         description="calls that wait for room under overload before gRPC sheds further ones (CANCELLED)",
     )
+    max_concurrent_streams: int = Field(
+        default=100,
+        ge=1,
+        le=INT32,
+        description="calls that one connection may have open; a client holds back further ones",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="connections per worker; further ones are closed at once. Lowered at start where the "
+        "process may open fewer files",
+    )
+    handshake_timeout: float = Field(
+        default=10.0,
+        ge=1,
+        le=HOUR,
+        description="seconds a new connection has for TLS and for HTTP/2's first frames",
+    )
     default_timeout: float = Field(
         default=0.5, gt=0.001, le=HOUR, description="seconds a call may take when the client sets no deadline"
     )
