@@ -1,4 +1,4 @@
-"""Generates the tables of options and metrics in docs/: `python -m animora_server.reference docs`."""
+"""Generates the tables of options, metrics and degradation: `python -m animora_server.reference docs`."""
 
 import asyncio
 import sys
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from animora_server.background import BackgroundLoop
 from animora_server.configuration import Option, options, toml_value
+from animora_server.degradation import ladder
 from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
 
@@ -67,6 +68,11 @@ def metric_table() -> str:
     return _table(("Metric", "Type", "Labels", "Meaning", "Of workers"), rows)
 
 
+def ladder_table() -> str:
+    """The table of the ladder of degradation."""
+    return _table(("Step", "Methods", "When", "The reply", "Counted in"), ladder())
+
+
 def with_table(page: str, table: str) -> str:
     """Replaces the generated part of a page.
 
@@ -82,7 +88,11 @@ def with_table(page: str, table: str) -> str:
 
 def pages() -> dict[str, str]:
     """The generated tables, by file name in docs/."""
-    return {"configuration.md": option_table(), "metrics.md": metric_table()}
+    return {
+        "configuration.md": option_table(),
+        "metrics.md": metric_table(),
+        "operation.md": ladder_table(),
+    }
 
 
 def write(docs: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from animora_server.degradation import Freshness
 from animora_server.errors import DeadlineExpired, DeadlineUnreachable, Overloaded, TooManyRequests
 from animora_server.timeline import LocalTimelineStore
-from animora_server.timeline.provider import BuildRequest, Freshness, freshness
+from animora_server.timeline.provider import BuildRequest, freshness
 from animora_server.types import (
     CachePolicy,
     CacheStatus,

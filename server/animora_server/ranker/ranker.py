@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from animora_server.batching import RequestCoalescer
+from animora_server.degradation import degraded_reason
 from animora_server.errors import (
     CallError,
     CatalogUnavailable,
@@ -36,7 +37,7 @@ from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.protocols import StageObserver
 from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.scoring.terms import heuristic_terms, model_terms
-from animora_server.scoring.transforms import degraded_reason, expired, probabilities
+from animora_server.scoring.transforms import expired, probabilities
 from animora_server.types import DegradedReason, RankedCandidates, RankerName, RankQuery
 
 Step = Callable[[ScoringBatch], Awaitable[None]]

@@ -1,30 +1,16 @@
-"""Transforms of scores: imputation, probabilities, order, and the reason for a fallback."""
+"""Transforms of scores: imputation, probabilities, order."""
 
 import asyncio
 import math
 
 import numpy as np
 
-from animora_server.errors import (
-    DeadlineUnreachable,
-    DeviceFault,
-    InvalidScores,
-    ModelUnavailable,
-    Overloaded,
-    ScoringFailed,
-)
+from animora_server.errors import InvalidScores
 from animora_server.jit import SCORES, SCORES_OUT, jit
 from animora_server.scoring.protocols import ScoringModel
-from animora_server.types import BoolArray, DegradedReason, DoubleArray, FloatArray, IntArray
+from animora_server.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 SMALLEST_SCORE = float(np.finfo(np.float32).eps) / 2
-DEGRADED: dict[type[ScoringFailed], DegradedReason] = {
-    ModelUnavailable: DegradedReason.NO_MODEL,
-    Overloaded: DegradedReason.OVERLOADED,
-    DeadlineUnreachable: DegradedReason.DEADLINE,
-    DeviceFault: DegradedReason.DEVICE_FAULT,
-    InvalidScores: DegradedReason.INVALID_SCORES,
-}
 
 
 async def logits(model: ScoringModel, user_row: int, rows: IntArray, deadline: float | None) -> FloatArray:
@@ -114,11 +100,6 @@ def _ascending(values: FloatArray, created_at: DoubleArray, post_ids: IntArray) 
         tied = order[ties]
         order[ties] = tied[np.lexsort((post_ids[tied], created_at[tied], values[tied]))]
     return order
-
-
-def degraded_reason(failure: ScoringFailed) -> DegradedReason:
-    """The reason that a fallback reports for a failure of the model."""
-    return next(reason for kind, reason in DEGRADED.items() if isinstance(failure, kind))
 
 
 def expired(deadline: float) -> bool:

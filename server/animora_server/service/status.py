@@ -7,14 +7,11 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from animora_server.degradation import REFUSALS
 from animora_server.errors import (
     CallError,
-    CatalogUnavailable,
-    DeadlineExpired,
     InvalidRequest,
-    ModelNotResident,
     PermissionDenied,
-    RankedTimelineGone,
     TooManyRequests,
     Unauthenticated,
 )
@@ -27,11 +24,7 @@ STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
     Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"),
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    TooManyRequests: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_IN_FLIGHT"),
-    DeadlineExpired: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
-    ModelNotResident: (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_RESIDENT"),
-    RankedTimelineGone: (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_GONE"),
-    CatalogUnavailable: (grpc.StatusCode.UNAVAILABLE, "CATALOG_UNAVAILABLE"),
+    **{error: (grpc.StatusCode[refusal.code], refusal.reason) for error, refusal in REFUSALS.items()},
 }
 
 

@@ -5,16 +5,23 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from random import Random
 from typing import Any, Protocol
 
 from animora_server.background import log_task_failure
+from animora_server.degradation import (
+    MISSING_TIMELINE,
+    STORED_TIMELINES,
+    UNREAD_TIMELINE,
+    Freshness,
+    Step,
+    fallback_for,
+)
 from animora_server.errors import DeadlineExpired, RankedTimelineGone, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.single_flight import RecentResults, SingleFlight
-from animora_server.scoring.transforms import degraded_reason, expired
+from animora_server.scoring.transforms import expired
 from animora_server.settings import TimelineSettings
 from animora_server.timeline.feed_ranker import FeedRanker
 from animora_server.timeline.store import TimelineStore, timeline_bytes
@@ -25,8 +32,6 @@ ANSWER_TIMEOUT = 5.0  # seconds for which a store that does not answer is retrie
 MAX_REFRESHES = 32  # concurrent background refreshes; beyond it a timeline is served a little longer
 SHARE_SECONDS = 1.0  # for which a built timeline is given to callers who do not find it in the store
 MAX_SHARED_BYTES = 4 << 20
-# With these reasons the model could build the timeline if it had more time.
-RETRYABLE_REASONS = (DegradedReason.DEADLINE, DegradedReason.OVERLOADED)
 
 
 class RefreshCounter(Protocol):
@@ -43,15 +48,6 @@ class CandidateAdmission(Protocol):
     def admit_rows(self, rows: int) -> AbstractContextManager[None]:
         """Admits this many candidates for the length of the block. Raises TooManyRequests."""
         ...
-
-
-class Freshness(StrEnum):
-    """What may be done with a stored ranked timeline."""
-
-    FRESH = "fresh"  # serve it
-    DUE = "due"  # serve it as fresh, and refresh it in the background
-    STALE = "stale"  # serve it as stale, and refresh it in the background
-    EXPIRED = "expired"  # build another; only page tokens still lead to it
 
 
 def freshness(timeline: RankedTimeline, now: float, stale_ttl: float, beta: float, draw: float) -> Freshness:
@@ -159,26 +155,22 @@ class TimelineProvider:
             DeadlineExpired: Not even the heuristic fits into the time that is left.
         """
         if not request.query.cache_policy.reads:
-            return await self._build_in_time(request), CacheStatus.BYPASS
+            return await self._build_in_time(request), UNREAD_TIMELINE.cache
         timeline = await self._store.latest(request.key, request.query.score_by)
         if timeline is None or not _is_by_current_ranker(request, timeline):
-            return await self._build_in_time(request), CacheStatus.MISS
+            return await self._build_in_time(request), MISSING_TIMELINE.cache
         stale_ttl, beta = self._settings.stale_ttl, self._settings.early_refresh
-        match freshness(timeline, self._clock(), stale_ttl, beta, 1.0 - self._random.random()):
-            case Freshness.FRESH:
-                # The timeline is older than this server's load of the catalog, so its late posts are unknown.
-                # Precomputed timelines (cost 0) are too many to refresh; NewerPosts finds their late posts.
-                if timeline.read_at < request.state.snapshot.loaded_at and timeline.cost:
-                    self.refresh_in_background(request, "restart")
-                return timeline, CacheStatus.HIT
-            case Freshness.DUE:
-                self.refresh_in_background(request, "early")
-                return timeline, CacheStatus.HIT
-            case Freshness.STALE:
-                self.refresh_in_background(request, "stale")
-                return timeline, CacheStatus.STALE
-            case Freshness.EXPIRED:
-                return await self._build_in_time(request), CacheStatus.MISS
+        fresh = freshness(timeline, self._clock(), stale_ttl, beta, 1.0 - self._random.random())
+        answer = STORED_TIMELINES[fresh]
+        if answer.step is Step.MODEL:
+            return await self._build_in_time(request), answer.cache
+        # A timeline that is older than this server's load of the catalog: its late posts are unknown.
+        # Precomputed timelines (cost 0) are too many to refresh; NewerPosts finds their late posts.
+        restarted = timeline.read_at < request.state.snapshot.loaded_at and timeline.cost > 0
+        why = answer.refresh or ("restart" if restarted else "")
+        if why:
+            self.refresh_in_background(request, why)
+        return timeline, answer.cache
 
     def refresh_in_background(self, request: BuildRequest, why: str) -> None:
         """Starts building the next timeline of a key while the caller is served another.
@@ -248,10 +240,10 @@ class TimelineProvider:
                     request.state, request.query.user_id, request.query.include_seen, request.query.score_by
                 )
         except ScoringFailed as failure:
-            reason = degraded_reason(failure)
-            if reason in RETRYABLE_REASONS:
+            fallback = fallback_for(failure)
+            if fallback.model_needs_time:
                 self.refresh_in_background(request, "degraded")
-            return self._fall_back(request, reason)
+            return self._fall_back(request, fallback.reason)
         if request.query.cache_policy.writes and request.key in self._refreshes:
             self._refreshes[request.key].cancel()  # it began earlier and would replace this timeline
         await self._store_in_time(request, timeline)
