@@ -150,7 +150,7 @@ def precompute(  # noqa: PLR0913, PLR0917  # a command's options are its paramet
 
 @cli.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
-    """Check the configuration and the files of TLS and tokens; print all options, with secrets hidden."""
+    """Check the configuration and the files that it names; print all options, with secrets hidden."""
     from animora_server.configuration import describe  # noqa: PLC0415  # see serve
 
     settings = _settings(config)

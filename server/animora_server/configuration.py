@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from animora_database import InvalidDsn, parse_dsn
+from animora_process.password_file import PasswordFileError
 from animora_server.errors import ConfigurationError
 from animora_server.settings import ArmSettings, Settings
 from animora_server.settings.section import Section
@@ -182,17 +183,25 @@ def _check_json(environ: Mapping[str, str]) -> None:
 
 
 def _check_connection_strings(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Raises ConfigurationError if a PostgreSQL connection string is invalid."""
-    for option in options():
+    """Raises ConfigurationError if a PostgreSQL connection string, or its password file, cannot be used."""
+    by_key = {option.key: option for option in options()}
+    for option in by_key.values():
         if option.section == "database" and isinstance(
             value := getattr(settings.database, option.name), SecretStr
         ):
             try:
                 if value.get_secret_value():
-                    parse_dsn(value.get_secret_value())
+                    parse_dsn(value.get_secret_value()).with_password_file(settings.database.password_file)
             except InvalidDsn as error:
-                name = option.variable if environ.get(option.variable) else option.key
-                raise ConfigurationError(f"{name}: {error}") from error
+                raise ConfigurationError(f"{_name(option, environ)}: {error}") from error
+            except PasswordFileError as error:
+                file = _name(by_key["database.password_file"], environ)
+                raise ConfigurationError(f"{file}: {error}") from error
+
+
+def _name(option: Option, environ: Mapping[str, str]) -> str:
+    """The name by which the option is set."""
+    return option.variable if environ.get(option.variable) else option.key
 
 
 def _check_model_store(store: str, environ: Mapping[str, str]) -> None:

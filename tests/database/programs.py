@@ -13,7 +13,7 @@ from animora_server.errors import StoreError
 from animora_server.settings import CatalogSettings, DatabaseSettings
 from animora_server.store import PostgresStore
 from animora_server.store.refresh import Refresh
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.folder import describe
 from animora_training.data.reading import read_dataset
 from animora_training.errors import DatabaseError
@@ -57,7 +57,7 @@ class Programs:
 
     async def train(self):
         """The trainer's data set."""
-        async with connect(self._url) as connection:
+        async with connect(Database(self._url)) as connection:
             return trainer_content(await read_dataset(connection, self._folder, lambda *_: None))
 
     @property

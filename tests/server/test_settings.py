@@ -75,6 +75,24 @@ def test_an_unknown_option_of_a_connection_string_is_named_with_its_setting(file
             load_settings(environ, file)
 
 
+def test_a_password_file_that_cannot_be_used_is_named_by_its_setting(file: Path, tmp_path: Path):
+    file.write_text(f'[database]\nurl = "postgresql://feed@db/app"\npassword_file = "{tmp_path}/none"\n')
+    why = f"cannot read {tmp_path}/none (No such file or directory)"
+    assert refused({}, file) == f"database.password_file: {why}"
+    variable = "ANIMORA_DATABASE_PASSWORD_FILE"
+    assert refused({variable: f"{tmp_path}/none"}, file) == f"{variable}: {why}"
+
+
+def test_a_connection_string_with_a_password_takes_no_password_file(file: Path, tmp_path: Path):
+    (tmp_path / "password").write_text("hunter2\n")
+    file.write_text(
+        f'[database]\nurl = "postgresql://feed:hunter2@db"\npassword_file = "{tmp_path}/password"\n'
+    )
+    message = refused({}, file)
+    assert message.startswith("database.url: has a password of its own")
+    assert "hunter2" not in message
+
+
 @pytest.mark.parametrize(
     ("store", "why"),
     [

@@ -1,6 +1,7 @@
 """All stores over one Redis, with their metrics."""
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -49,11 +50,20 @@ def name_of(snapshot: RankedTimeline | None) -> bytes | None:
 
 
 class Stores:
-    """Timelines, the watch and generations in one Redis; an async context manager."""
+    """Timelines, the watch and generations in one Redis; an async context manager.
 
-    def __init__(self, url: str, *, timeout: float = 10.0, interval: float = 0.001) -> None:
+    Args:
+        url: Of the Redis.
+        timeout: Seconds for a look-up.
+        interval: Seconds between two looks at the generation.
+        options: Further options of `cache`.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: float = 10.0, interval: float = 0.001, **options: Path | None
+    ) -> None:
         self.registry = CollectorRegistry()
-        settings = CacheSettings(url=SecretStr(url), timeout=timeout)
+        settings = CacheSettings.model_validate({"url": SecretStr(url), "timeout": timeout, **options})
         metrics = CacheMetrics(self.registry)
         self.redis = RedisCache(settings, metrics)
         self.watch = GenerationWatch(self.redis, interval, metrics)

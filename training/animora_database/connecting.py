@@ -1,5 +1,6 @@
 """Opens connections to PostgreSQL with asyncpg from parsed connection strings."""
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -30,6 +31,9 @@ async def open_connection(
 ) -> asyncpg.Connection:
     """Opens a connection to the first host that accepts it.
 
+    The password file, if any, is read for each connection, and again at once if PostgreSQL refuses the
+    password: the file may have been replaced in between.
+
     Args:
         options: The parsed connection string.
         timeout: Connect timeout in seconds for each host; the connection string overrides it.
@@ -39,15 +43,27 @@ async def open_connection(
     Raises:
         Exception: The error of asyncpg, TLS or the network for the last host.
     """
-    settings = {"application_name": application_name, **options.server_settings}
+    arguments["server_settings"] = {"application_name": application_name, **options.server_settings}
+    arguments["timeout"] = options.connect_timeout or timeout
     if options.trusts_system_roots:
         arguments["ssl"] = _system_roots(options)
+    if options.password_file is None:
+        return await _connect(options, arguments)
+    password = await asyncio.to_thread(options.password_file.current)
+    try:
+        return await _connect(options, {**arguments, "password": password})
+    except asyncpg.PostgresError:  # poolers refuse a password with codes of their own
+        newer = await asyncio.to_thread(options.password_file.current)
+        if newer == password:
+            raise
+        return await _connect(options, {**arguments, "password": newer})
+
+
+async def _connect(options: ConnectionOptions, arguments: dict[str, Any]) -> asyncpg.Connection:
     failure: Exception | None = None
     for attempt in options.attempts():
         try:
-            return await asyncpg.connect(
-                **attempt, **arguments, server_settings=settings, timeout=options.connect_timeout or timeout
-            )
+            return await asyncpg.connect(**attempt, **arguments)
         except NEXT_HOST as error:
             failure = error
     assert failure is not None  # there is at least one attempt

@@ -11,12 +11,14 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 from urllib.parse import unquote_to_bytes, urlencode
 
 from animora_database.errors import InvalidDsn
 from animora_database.service_file import service_options
+from animora_process.password_file import PasswordFile
 
 SCHEMES = ("postgresql://", "postgres://")
 
@@ -90,6 +92,7 @@ class ConnectionOptions:
         connect_timeout: Seconds for each host; None if not given.
         load_balanced: Whether the hosts are tried in random order.
         without_effect: Options that are ignored.
+        password_file: The file that holds the password, if it is in no option.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -100,6 +103,7 @@ class ConnectionOptions:
     connect_timeout: float | None
     load_balanced: bool
     without_effect: tuple[str, ...]
+    password_file: PasswordFile | None = None
 
     @property
     def trusts_system_roots(self) -> bool:
@@ -116,6 +120,19 @@ class ConnectionOptions:
         for attributes in self.session_attributes:
             for place in places:
                 yield {**self.arguments, **tls, **place, "target_session_attrs": attributes}
+
+    def with_password_file(self, path: Path | None) -> Self:
+        """The same options with the password of a file; a path of None changes nothing.
+
+        Raises:
+            InvalidDsn: The string has a password too.
+            PasswordFileError: The file cannot be used.
+        """
+        if path is None:
+            return self
+        if own := {"password", "passfile"} & self.arguments.keys():
+            raise InvalidDsn(f"has a {own.pop()} of its own: give the password there or in the password file")
+        return replace(self, password_file=PasswordFile(path))
 
     def check_files(self) -> None:
         """Checks that the files in the string exist.

@@ -108,7 +108,10 @@ class ClusterAddress:
     options: dict[str, Any]
 
 
-def parse_address(url: str) -> SingleAddress | SentinelAddress | ClusterAddress:
+Address = SingleAddress | SentinelAddress | ClusterAddress
+
+
+def parse_address(url: str) -> Address:
     """Parses a URL such as `redis://host:6379/0`, `rediss+sentinel://s1,s2:26379/primary/0` or `redis+cluster://host`.
 
     Raises:

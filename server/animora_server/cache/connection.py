@@ -3,6 +3,7 @@
 redis-py's defaults retry for seconds.
 """
 
+from dataclasses import replace
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SentinelConnectionPool
@@ -13,12 +14,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 from animora_server.cache.address import (
+    Address,
     ClusterAddress,
     SentinelAddress,
     SingleAddress,
     UnusableOption,
     parse_address,
 )
+from animora_server.cache.credentials import with_password_file
 from animora_server.errors import ConfigurationError
 from animora_server.settings import CacheSettings
 
@@ -39,10 +42,10 @@ def open_redis(settings: CacheSettings, command_timeout: float | None = None) ->
             for each command.
 
     Raises:
-        ConfigurationError: The URL or one of its options cannot be used.
+        ConfigurationError: The URL, one of its options or a password file cannot be used.
     """
     try:
-        address = parse_address(settings.url.get_secret_value())
+        address = _with_password_files(parse_address(settings.url.get_secret_value()), settings)
         # These override options of the URL.
         ours: dict[str, Any] = {
             "max_connections": settings.max_connections,
@@ -147,6 +150,18 @@ async def close_redis(client: Redis | RedisCluster) -> None:
     elif isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def _with_password_files(address: Address, settings: CacheSettings) -> Address:
+    """The address with the passwords of the files in the settings. Raises ConfigurationError."""
+    own, sentinels = settings.password_file, settings.sentinel_password_file
+    options = with_password_file(address.options, "cache.password_file", own)
+    if isinstance(address, SentinelAddress):
+        watchers = with_password_file(address.sentinel_options, "cache.sentinel_password_file", sentinels)
+        return replace(address, options=options, sentinel_options=watchers)
+    if sentinels is not None:
+        raise ConfigurationError("cache.sentinel_password_file: cache.url names no Sentinels")
+    return replace(address, options=options)
 
 
 def _sentinel_limits(ours: dict[str, Any]) -> dict[str, Any]:

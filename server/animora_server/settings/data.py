@@ -24,6 +24,11 @@ class DatabaseSettings(Section):
         description="connection string of a direct connection to the same server for LISTEN, where `url` "
         "leads through a pooler; empty takes `url`",
     )
+    password_file: Path | None = Field(
+        default=None,
+        description="file with the password of `url` and `listen_url`, read for each connection; it may be "
+        "replaced at any time",
+    )
     listen_timeout: float = Field(
         default=2.0,
         gt=0.001,
@@ -75,6 +80,14 @@ class CacheSettings(Section):
         default=SecretStr(""),
         description="redis://, rediss:// (TLS) or unix:// URL; +sentinel or +cluster after redis or rediss "
         "for a Sentinel or Cluster; empty for no cache",
+    )
+    password_file: Path | None = Field(
+        default=None,
+        description="file with the password of `url`, read for each connection; it may be replaced at any "
+        "time",
+    )
+    sentinel_password_file: Path | None = Field(
+        default=None, description="the same for the password of the Sentinels"
     )
     timeout: float = Field(
         default=0.02, gt=0.0001, le=MINUTE, description="seconds after which a look-up counts as a miss"

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import structlog
 from pydantic import SecretStr
 
-from animora_database import InvalidDsn, parse_dsn
+from animora_database import ConnectionOptions, InvalidDsn, parse_dsn
 from animora_database.connecting import DRIVER_ERRORS, open_connection
+from animora_process.password_file import PasswordFileError
 from animora_server.errors import ConfigurationError, StoreError
 from animora_server.settings import DatabaseSettings
 
@@ -25,16 +27,12 @@ class Connector:
         settings: The timeouts.
 
     Raises:
-        ConfigurationError: The connection string cannot be used.
+        ConfigurationError: The connection string or the password file cannot be used.
     """
 
     def __init__(self, option: str, url: SecretStr, settings: DatabaseSettings) -> None:
         self._settings = settings
-        try:
-            self._options = parse_dsn(url.get_secret_value())
-            self._options.check_files()
-        except InvalidDsn as error:
-            raise ConfigurationError(f"{option}: {error}") from error
+        self._options = _parse(option, url, settings.password_file)
         if self._options.without_effect:
             log.warning(
                 "connection string options without effect",
@@ -61,6 +59,17 @@ class Connector:
                 statement_cache_size=0,
                 **arguments,
             )
+
+
+def _parse(option: str, url: SecretStr, password_file: Path | None) -> ConnectionOptions:
+    try:
+        options = parse_dsn(url.get_secret_value())
+        options.check_files()
+        return options.with_password_file(password_file)
+    except InvalidDsn as error:
+        raise ConfigurationError(f"{option}: {error}") from error
+    except PasswordFileError as error:
+        raise ConfigurationError(f"database.password_file: {error}") from error
 
 
 @contextmanager

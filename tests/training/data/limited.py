@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.folder import open_dataset
 from animora_training.data.reading import read_dataset
@@ -49,7 +49,7 @@ def ignore(*progress):
 
 
 async def read(url: str, folder: Path) -> Dataset:
-    async with connect(url) as connection:
+    async with connect(Database(url)) as connection:
         return await read_dataset(connection, folder, ignore)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from animora_training.data.arrays import ArrayFile, map_array
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import InvalidInput
@@ -19,7 +19,7 @@ def ignore(*progress):
 @pytest.fixture
 async def read(postgres_url, tmp_path):
     """A data set in memory."""
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, tiny_feed(), ignore)
         return await read_dataset(connection, tmp_path, ignore)
 
@@ -37,7 +37,7 @@ async def test_an_opened_data_set_equals_the_one_read_and_is_read_only(read, tmp
 
 async def test_the_digest_differs_for_other_data(read, postgres_url, tmp_path):
     first = describe(tmp_path)
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await read_dataset(connection, tmp_path / "again", ignore)
         await connection.execute(
             "delete from animora_app.likes where user_id = (select min(user_id) from animora_app.likes)"

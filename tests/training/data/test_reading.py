@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.folder import describe, open_dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import CannotWrite, DatabaseError, InvalidInput
@@ -27,7 +27,7 @@ async def add_post(connection, post_id, embedding, column="image_embedding"):
 
 @pytest.fixture
 async def connection(postgres_url):
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await connection.execute(PEOPLE)
         yield connection
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.reading import read_dataset
 from animora_training.errors import DatabaseError
 from animora_training.importers.importing import check_empty, import_feed, replace_feed
@@ -18,7 +18,7 @@ def ignore(*progress):
 async def test_the_views_show_the_imported_feed(postgres_url, tmp_path):
     feed = tiny_feed()
     feed.posts.image[5] = 0.0
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, feed, ignore)
         read = await read_dataset(connection, tmp_path, ignore)
     expected = as_dataset(feed)
@@ -35,7 +35,7 @@ async def test_the_views_show_the_imported_feed(postgres_url, tmp_path):
 async def test_texts_times_and_absent_embeddings_are_imported(postgres_url):
     feed = tiny_feed()
     feed.posts.image[0] = 0.0
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, feed, ignore)
         post = await connection.fetchrow("select * from animora_app.posts where id = 1")
         deleted = await connection.fetchval("select count(deleted_at) from animora_app.posts")
@@ -50,7 +50,7 @@ async def test_texts_times_and_absent_embeddings_are_imported(postgres_url):
 
 
 async def test_new_rows_get_ids_past_the_imported_ones(postgres_url):
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, tiny_feed(), ignore)
         user = await connection.fetchval("insert into animora_app.users default values returning id")
         post = await connection.fetchval(
@@ -60,7 +60,7 @@ async def test_new_rows_get_ids_past_the_imported_ones(postgres_url):
 
 
 async def test_a_database_with_users_is_refused_and_left_unchanged(postgres_url):
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await connection.execute("insert into animora_app.users (id) values (5)")
         for refused in (check_empty(connection), import_feed(connection, tiny_feed(), ignore)):
             with pytest.raises(DatabaseError, match=r"has users already: .*--replace"):
@@ -69,7 +69,7 @@ async def test_a_database_with_users_is_refused_and_left_unchanged(postgres_url)
 
 
 async def test_replace_deletes_all_previous_rows(postgres_url, tmp_path):
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, tiny_feed(seed=1), ignore)
         await replace_feed(connection, tiny_feed(seed=2), ignore)
         read = await read_dataset(connection, tmp_path, ignore)
@@ -79,12 +79,12 @@ async def test_replace_deletes_all_previous_rows(postgres_url, tmp_path):
 async def test_an_import_that_fails_changes_nothing(postgres_url):
     feed = tiny_feed()
     broken = replace(feed, likes=replace(feed.likes, posts=feed.likes.posts + 10_000))
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, feed, ignore)
     with pytest.raises(DatabaseError, match="foreign key"):
-        async with connect(postgres_url) as connection:
+        async with connect(Database(postgres_url)) as connection:
             await replace_feed(connection, broken, ignore)
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         assert await connection.fetchval("select count(*) from animora_app.likes") == len(feed.likes.users)
 
 
@@ -96,7 +96,7 @@ async def test_progress_is_reported_by_table(postgres_url):
         reported[table] = written
 
     feed = tiny_feed()
-    async with connect(postgres_url) as connection:
+    async with connect(Database(postgres_url)) as connection:
         await import_feed(connection, feed, on_written)
     assert reported == {
         "users": 60,

@@ -15,6 +15,7 @@ from filelock import FileLock
 from animora_artifact import FolderStore, Manifest, Package, StoreUnavailable, read_folder
 from animora_training.commands.delivery import Delivery
 from animora_training.commands.single_fit import FitOptions, run_fit
+from animora_training.data.database import Database
 from animora_training.errors import CannotWrite, InvalidInput, WorseThanActive
 from animora_training.modeling.config import FitConfig
 from animora_training.pipeline.checkpoint import Checkpoints, FitState
@@ -36,7 +37,7 @@ class KilledStore(FolderStore):
 @pytest.fixture
 def options(environment, tmp_path) -> FitOptions:
     return FitOptions(
-        database_url=environment["ANIMORA_DATABASE_URL"],
+        database=Database(environment["ANIMORA_DATABASE_URL"]),
         config=FitConfig.from_choices([word for word in (*CHOICES, *SHORT) if word != "--set"], 0),
         device=torch.device("cpu"),
         world_size=1,

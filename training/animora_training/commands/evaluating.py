@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from animora_training.commands.console import EXIT_USAGE, fail, output, progress_bars, report_errors
-from animora_training.commands.options import PLOT_SUFFIXES, DatabaseUrl, SplitKind, Store
+from animora_training.commands.options import (
+    PLOT_SUFFIXES,
+    DatabasePasswordFile,
+    DatabaseUrl,
+    SplitKind,
+    Store,
+)
 from animora_training.evaluation.budget import Budget
 
 Version = Annotated[str, typer.Argument(help="A published version; the active one by default.")]
@@ -16,7 +22,13 @@ NcfFolder = Annotated[
 ]
 
 
-def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf: NcfFolder = None) -> None:
+def evaluate(
+    database_url: DatabaseUrl,
+    store: Store,
+    version: Version = "",
+    ncf: NcfFolder = None,
+    database_password_file: DatabasePasswordFile = None,
+) -> None:
     """Evaluate a published version as it is served, on the data of the views."""
     import numpy as np
 
@@ -28,6 +40,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
         quality_table,
         recorded_qualities,
     )
+    from animora_training.data.database import Database
     from animora_training.data.split import leave_one_out
     from animora_training.evaluation.comparison import NEUCF
     from animora_training.evaluation.network_ranking import FEWEST_NEGATIVES, TOP, rank_with_artifact
@@ -37,7 +50,7 @@ def evaluate(database_url: DatabaseUrl, store: Store, version: Version = "", ncf
     with report_errors():
         artifact = read_version(store, version)
         with progress_bars() as show:
-            dataset = read_database(database_url, show)
+            dataset = read_database(Database(database_url, database_password_file), show)
         if ncf is not None:
             read = read_held_out(ncf, dataset)
             everything, unknown, fewest = read.held_out, read.skipped, 1
@@ -92,6 +105,7 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the split, and of the baselines' hold-out and fits.")
     ] = 0,
+    database_password_file: DatabasePasswordFile = None,
 ) -> None:
     """Compare NeuCF with popularity, the heuristic, EASE, iALS and MF on pairs that none was trained on."""
     if ncf is not None and split is not None:
@@ -108,6 +122,7 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
         write_outcome,
     )
     from animora_training.commands.inputs import read_database, read_version
+    from animora_training.data.database import Database
     from animora_training.evaluation.comparison import Tuning
     from animora_training.evaluation.recipes import RECIPES
 
@@ -115,7 +130,8 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
         with progress_bars() as show:
             tuning = Tuning(RECIPES, Budget(attempts, tuning_seconds), seed)
             artifact = read_version(store, version)
-            setup = Setup(artifact, read_database(database_url, show), tuning, show)
+            database = Database(database_url, database_password_file)
+            setup = Setup(artifact, read_database(database, show), tuning, show)
             if ncf is not None:
                 outcome = evaluate_on_folder(setup, ncf)
             else:

@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 from animora_training.commands.console import fail, report_errors, wait_for_rank_zero
 from animora_training.commands.delivery import Delivery
-from animora_training.commands.options import DatabaseUrl, Force, Margin, SignKey, Store
+from animora_training.commands.options import DatabasePasswordFile, DatabaseUrl, Force, Margin, SignKey, Store
 from animora_training.commands.publishing import MARGIN, open_signer
 from animora_training.commands.stop_signals import StopSignals
 from animora_training.commands.versions import open_model_store
@@ -43,6 +43,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
     context: typer.Context,
     database_url: DatabaseUrl,
     store: Store = "",
+    database_password_file: DatabasePasswordFile = None,
     output_folder: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +101,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
     from animora_training.commands.single_fit import FitOptions
+    from animora_training.data.database import Database
 
     with report_errors(rank):
         if output_folder is not None and not activate and _from_environment(context, "store"):
@@ -113,7 +115,7 @@ def fit(  # noqa: PLR0913, PLR0917  # an option a parameter
         if run_dir is None and resume:
             raise InvalidOption("--resume", "needs --run-dir")
         options = FitOptions(
-            database_url=database_url,
+            database=Database(database_url, database_password_file),
             config=FitConfig.from_choices(choices or [], seed),
             device=chosen_device(device, local_rank),
             world_size=world_size,

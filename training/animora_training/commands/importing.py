@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from animora_training.commands.console import output, progress_bars, report_errors
-from animora_training.commands.options import DatabaseUrl
-from animora_training.data.database import connect
+from animora_training.commands.options import DatabasePasswordFile, DatabaseUrl
+from animora_training.data.database import Database, connect
 from animora_training.importers.feed import ImportFeed
 from animora_training.importers.importing import check_empty, import_feed, replace_feed
 from animora_training.importers.ncf_import import read_feed
@@ -37,11 +37,13 @@ def ncf(
     folder: Annotated[Path, typer.Argument(help="Folder with *.train.rating[.gz] and its companions.")],
     database_url: DatabaseUrl,
     replace: Replace = False,
+    database_password_file: DatabasePasswordFile = None,
 ) -> None:
     """Import the training pairs of a data set in the NCF text format, not its test pairs."""
+    database = Database(database_url, database_password_file)
     with report_errors():
-        asyncio.run(_check_target(database_url, replace))
-        _import(read_feed(folder), database_url, replace)
+        asyncio.run(_check_target(database, replace))
+        _import(read_feed(folder), database, replace)
 
 
 @app.command()
@@ -51,26 +53,28 @@ def sample(
     now: Annotated[datetime | None, typer.Option(help="End of the feed, in UTC; now by default.")] = None,
     size: Annotated[Size, typer.Option(help="full for trying out, small for tests.")] = Size.FULL,
     replace: Replace = False,
+    database_password_file: DatabasePasswordFile = None,
 ) -> None:
     """Import a synthetic pet-photo feed of the last 60 days, with known user tastes."""
     moment = now.replace(tzinfo=UTC) if now else datetime.now(UTC)
+    database = Database(database_url, database_password_file)
     with report_errors():
-        asyncio.run(_check_target(database_url, replace))
-        _import(make_feed(SIZES[size], seed, moment.timestamp()), database_url, replace)
+        asyncio.run(_check_target(database, replace))
+        _import(make_feed(SIZES[size], seed, moment.timestamp()), database, replace)
 
 
-async def _check_target(database_url: str, replace: bool) -> None:
+async def _check_target(database: Database, replace: bool) -> None:
     """Checks the target before the slow work: the database is reachable and, unless replaced, empty."""
-    async with connect(database_url) as connection:
+    async with connect(database) as connection:
         if not replace:
             await check_empty(connection)
 
 
-def _import(feed: ImportFeed, database_url: str, replace: bool) -> None:
+def _import(feed: ImportFeed, database: Database, replace: bool) -> None:
     write = replace_feed if replace else import_feed
 
     async def run() -> None:
-        async with connect(database_url) as connection:
+        async with connect(database) as connection:
             await write(connection, feed, show)
 
     with progress_bars() as show:

@@ -8,20 +8,20 @@ from animora_artifact.verification import verify
 from animora_training.commands.console import ShowProgress
 from animora_training.commands.versions import explain_missing_version, open_model_store
 from animora_training.data.arrays import temporary_folder
-from animora_training.data.database import connect
+from animora_training.data.database import Database, connect
 from animora_training.data.dataset import Dataset
 from animora_training.data.reading import read_dataset
 from animora_training.errors import NothingToLearn
 
 
-def read_database(database_url: str, show: ShowProgress) -> Dataset:
+def read_database(database: Database, show: ShowProgress) -> Dataset:
     """Reads the four views into memory-mapped temporary files. Raises as `read_into` does."""
     # Arrays stay mapped after their files are unlinked; the disk space is freed with the last array.
     with temporary_folder("animora-data-") as folder:
-        return read_into(database_url, folder, show)
+        return read_into(database, folder, show)
 
 
-def read_into(database_url: str, folder: Path, show: ShowProgress) -> Dataset:
+def read_into(database: Database, folder: Path, show: ShowProgress) -> Dataset:
     """Reads the four views into memory-mapped files of a folder.
 
     Raises:
@@ -30,7 +30,7 @@ def read_into(database_url: str, folder: Path, show: ShowProgress) -> Dataset:
     """
 
     async def read() -> Dataset:
-        async with connect(database_url) as connection:
+        async with connect(database) as connection:
             return await read_dataset(connection, folder, lambda view, rows: show(view, rows, None))
 
     dataset = asyncio.run(read())

@@ -10,6 +10,14 @@ DatabaseUrl = Annotated[
     str,
     typer.Option(envvar="ANIMORA_DATABASE_URL", show_envvar=True, help="DSN of the PostgreSQL database."),
 ]
+DatabasePasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ANIMORA_DATABASE_PASSWORD_FILE",
+        show_envvar=True,
+        help="File with the password of the database, read for each connection.",
+    ),
+]
 Store = Annotated[
     str,
     typer.Option(

@@ -22,6 +22,7 @@ from animora_training.commands.delivery import Delivery
 from animora_training.commands.inputs import read_into
 from animora_training.commands.publishing import signed
 from animora_training.commands.tables import candidates_remarks, hold_out_table
+from animora_training.data.database import Database
 from animora_training.errors import CannotWrite, NotCompiled, WorseThanActive
 from animora_training.modeling.config import FitConfig
 from animora_training.modeling.process_group import process_group
@@ -39,7 +40,7 @@ class FitOptions:
     """Options of a fit.
 
     Attributes:
-        database_url: Connection string of the database.
+        database: The database to read.
         config: Hyper-parameters.
         device: Device that this process trains on.
         world_size: Number of processes that share the work.
@@ -50,7 +51,7 @@ class FitOptions:
         delivery: Targets of the version.
     """
 
-    database_url: str
+    database: Database
     config: FitConfig
     device: torch.device
     world_size: int
@@ -93,7 +94,7 @@ def run_fit(options: FitOptions, check: Callable[[], None]) -> None:
                     options.config,
                     group,
                     options.device,
-                    _observer(options.database_url, show, check),
+                    _observer(options.database, show, check),
                 )
             package = None if fitted is None else _packed(folder, fitted, options, check)
         if package is not None:
@@ -174,7 +175,7 @@ def _print_metrics(fitted: Fit) -> None:
         output().print(line, highlight=False, soft_wrap=True)
 
 
-def _observer(database_url: str, show: ShowProgress, check: Callable[[], None]) -> FitObserver:
+def _observer(database: Database, show: ShowProgress, check: Callable[[], None]) -> FitObserver:
     def on_read(name: str, done: float, total: int | None, note: str = "", rate: float | None = None) -> None:
         check()
         show(name, done, total, note, rate)
@@ -185,7 +186,7 @@ def _observer(database_url: str, show: ShowProgress, check: Callable[[], None]) 
         check()
 
     return FitObserver(
-        lambda folder: read_into(database_url, folder, on_read),
+        lambda folder: read_into(database, folder, on_read),
         partial(show_epoch, show),
         on_step,
         lambda remark: output().print(remark, highlight=False, soft_wrap=True),

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import asyncpg
 
 from animora_database import parse_dsn
 from animora_database.connecting import DRIVER_ERRORS, open_connection
+from animora_process.password_file import PasswordFileError
 from animora_training.errors import DatabaseError
 
 log = logging.getLogger(__name__)
@@ -15,19 +18,35 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The database of a command.
+
+    Attributes:
+        url: Connection string.
+        password_file: File with the password; None if the string has it, or none is needed.
+    """
+
+    url: str
+    password_file: Path | None = None
+
+
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
+async def connect(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """Context manager with a connection to PostgreSQL.
 
     Raises:
         DatabaseError: PostgreSQL cannot be reached, failed within the block, or lacks a view or table.
     """
     try:
-        options = parse_dsn(url)
+        options = parse_dsn(database.url)
         options.check_files()
+        options = options.with_password_file(database.password_file)
         if options.without_effect:
             log.warning("--database-url: options without effect: %s", ", ".join(options.without_effect))
         connection = await open_connection(options, CONNECT_TIMEOUT, "animora-train")
+    except PasswordFileError as error:
+        raise DatabaseError(f"--database-password-file: {error}") from error
     except TimeoutError as error:
         raise DatabaseError("--database-url: PostgreSQL did not answer in time") from error
     except (*DRIVER_ERRORS, ValueError) as error:
