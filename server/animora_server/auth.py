@@ -144,7 +144,13 @@ def new_token() -> str:
 
 
 def describe_token(token: str, name: str, roles: Sequence[Role]) -> str:
-    """The entry of a token, as TOML."""
+    """The entry of a token, as TOML.
+
+    Raises:
+        ConfigurationError: The name is empty or has characters that are not printable.
+    """
+    if not name or not name.isprintable():
+        raise ConfigurationError("--name: must not be empty, and must have printable characters alone")
     quoted = json.dumps(name, ensure_ascii=False)
     listed = json.dumps([str(role) for role in roles])
     return f'[[token]]\nname = {quoted}\nroles = {listed}\nsha256 = "{token_digest(token)}"\n'

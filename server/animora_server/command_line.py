@@ -154,7 +154,10 @@ def check_config(config: ConfigOption = None) -> None:
     from animora_server.configuration import describe  # noqa: PLC0415  # see serve
 
     settings = _settings(config)
-    load_identity(settings.grpc)
+    if settings.grpc.tls_certificate is not None:
+        from animora_server.service.credentials import is_usable  # noqa: PLC0415  # imports gRPC
+
+        load_identity(settings.grpc, is_usable)
     watch_access_list(settings.auth)
     if settings.cache.url.get_secret_value():
         from animora_server.cache.connection import open_redis  # noqa: PLC0415
@@ -170,8 +173,9 @@ def token(
 ) -> None:
     """Print a new random token, and its entry for the file of auth.tokens."""
     secret = new_token()
+    entry = describe_token(secret, name, role)
     out.print(f"# For the caller; it cannot be shown again.\n{secret}\n", markup=False)
-    out.print(f"# For the file of auth.tokens.\n{describe_token(secret, name, role)}", markup=False, end="")
+    out.print(f"# For the file of auth.tokens.\n{entry}", markup=False, end="")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Loads and checks the certificate, the key and the clients' authority of the gRPC port."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +30,28 @@ class Identity:
     client_ca: bytes | None = None
 
 
-def load_identity(settings: GrpcSettings) -> Identity | None:
+IsUsable = Callable[[Identity], bool]
+
+
+def load_identity(settings: GrpcSettings, is_usable: IsUsable | None = None) -> Identity | None:
     """Loads the files once; None if TLS is off.
 
+    Args:
+        settings: The section `grpc`.
+        is_usable: A further check, by the library that uses the files.
+
     Raises:
-        ConfigurationError: A file cannot be read, is not valid PEM, or the key does not match.
+        ConfigurationError: A file cannot be read, is not valid PEM, the key does not match, or the further
+            check fails.
     """
     files = _files(settings)
-    return _parse(files, read_files(files)) if files else None
+    return _parse(files, is_usable, read_files(files)) if files else None
 
 
-def watch_identity(settings: GrpcSettings) -> WatchedFiles[Identity] | None:
-    """Loads the files, and follows them; None if TLS is off. Raises as `load_identity`."""
+def watch_identity(settings: GrpcSettings, is_usable: IsUsable) -> WatchedFiles[Identity] | None:
+    """Loads the files, and follows them; None if TLS is off. See `load_identity`."""
     files = _files(settings)
-    return WatchedFiles("tls-reload", files, partial(_parse, files)) if files else None
+    return WatchedFiles("tls-reload", files, partial(_parse, files, is_usable)) if files else None
 
 
 def _files(settings: GrpcSettings) -> dict[str, Path]:
@@ -50,7 +59,7 @@ def _files(settings: GrpcSettings) -> dict[str, Path]:
     return {option: path for option, path in files.items() if path is not None}
 
 
-def _parse(files: dict[str, Path], contents: Contents) -> Identity:
+def _parse(files: dict[str, Path], is_usable: IsUsable | None, contents: Contents) -> Identity:
     for option in (CERTIFICATE, CLIENT_CA):
         if option in files:
             _check_certificates(option, files[option], contents[option])
@@ -58,7 +67,12 @@ def _parse(files: dict[str, Path], contents: Contents) -> Identity:
     # OpenSSL reads the pair from the files, so the check holds only for contents that are still in them.
     if read_files(files) != contents:
         raise ConfigurationError(f"{CERTIFICATE}: {files[CERTIFICATE]} or its key is being replaced")
-    return Identity(contents[CERTIFICATE], contents[KEY], contents.get(CLIENT_CA))
+    identity = Identity(contents[CERTIFICATE], contents[KEY], contents.get(CLIENT_CA))
+    if is_usable is not None and not is_usable(identity):
+        raise ConfigurationError(
+            f"{CERTIFICATE}: gRPC cannot use {files[CERTIFICATE]}: its key must be RSA, P-256, P-384 or P-521"
+        )
+    return identity
 
 
 def _check_certificates(option: str, path: Path, certificates: bytes) -> None:

@@ -166,6 +166,18 @@ def test_without_the_option_there_is_no_access_list():
     assert watch_access_list(AuthSettings()) is None
 
 
+@pytest.mark.parametrize("name", ["", "a\nb", "a\x7fb", "a\u2028b", b"a\xffb"])
+def test_the_command_refuses_a_name_that_the_file_or_the_log_cannot_hold(name: str | bytes):
+    command = [sys.executable, "-m", "animora_server", "token", "--role", "rank", "--name", name]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert (
+        refused.stderr
+        == "animora-server: --name: must not be empty, and must have printable characters alone\n"
+    )
+
+
 def test_the_command_prints_a_new_token_and_the_entry_that_admits_it(file: Path):
     command = [sys.executable, "-m", "animora_server", "token", "--name", "Jürgen 😀"]
     printed = [

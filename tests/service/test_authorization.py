@@ -25,7 +25,7 @@ from animora_server.service.calls import CallHandler
 from animora_server.settings import AuthSettings, GrpcSettings
 from animora_server.watched_files import WatchedFiles
 from tests.support.certificates import Authority
-from tests.support.until import until
+from tests.support.until import HANG_TIMEOUT, until
 
 RANKER, SCRAPER = new_token(), new_token()
 ENTRIES = describe_token(RANKER, "feed", [Role.RANK]) + describe_token(SCRAPER, "prometheus", [Role.METRICS])
@@ -364,6 +364,21 @@ async def test_a_call_without_a_message_gets_a_status(mutual, authority):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await channel.stream_unary(f"/{SERVICE_NAME}/Rank")(iter([]))
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_call_whose_message_does_not_arrive_in_time_ends(mutual, authority, monkeypatch):
+    monkeypatch.setattr("animora_server.service.calls.MESSAGE_TIMEOUT", 0.05)
+
+    async def never():
+        await asyncio.Event().wait()
+        yield b""
+
+    async with mutual.channel(authority.issue("feed")) as channel, asyncio.timeout(HANG_TIMEOUT):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.stream_unary(f"/{SERVICE_NAME}/Rank")(never())
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error.value.details() == "the message did not arrive in time"
+    assert mutual.count("animora_grpc_rejected_calls_total", reason="unreceived") == 1
 
 
 async def test_a_refused_caller_cannot_fill_the_admission(served, channel):

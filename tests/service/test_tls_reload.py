@@ -6,9 +6,11 @@ from functools import partial
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from animora_server.errors import ConfigurationError
 from animora_server.observability.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.admission import AdmissionController
@@ -110,13 +112,14 @@ async def test_a_renewed_certificate_is_presented_and_no_call_is_lost(secret, au
                 task.cancel()
 
 
-@pytest.mark.parametrize("fault", ["another key", "no certificate", "no file"])
+@pytest.mark.parametrize("fault", ["another key", "no certificate", "no file", "a curve that gRPC lacks"])
 async def test_files_that_cannot_be_used_leave_the_last_good_pair_in_force(secret, authority, fault):
     good, renewed = authority.issue_server(), authority.issue_server()
     broken = {
         "another key": {"tls.crt": renewed.certificate, "tls.key": good.key},
         "no certificate": {"tls.crt": b"", "tls.key": renewed.key},
         "no file": {"tls.crt": renewed.certificate},
+        "a curve that gRPC lacks": files(authority.issue_server(ec.SECP256K1)),
     }[fault]
     secret.replace(files(good))
     with capture_logs() as lines:
@@ -133,6 +136,20 @@ async def test_files_that_cannot_be_used_leave_the_last_good_pair_in_force(secre
     assert {line["task"] for line in problems} == {"tls-reload"}
     assert "grpc.tls_" in problems[0]["error"]
     assert loop.failures["unexpected"] == 0
+
+
+async def test_a_certificate_that_grpc_cannot_use_is_refused_at_the_start(secret, authority):
+    secret.replace(files(authority.issue_server(ec.SECP256K1)))
+    with pytest.raises(ConfigurationError, match=r"^grpc\.tls_certificate: gRPC cannot use .*tls\.crt"):
+        serving(secret)
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
+async def test_each_curve_that_the_error_names_can_be_used(secret, authority, curve):
+    issued = authority.issue_server(curve)
+    secret.replace(files(issued))
+    async with serving(secret) as server:
+        assert await presents(server, issued.certificate)
 
 
 @pytest.mark.failure(29)

@@ -37,9 +37,11 @@ class Authority:
         """The authority's own certificate, in PEM."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, common_name: str, *names: x509.GeneralName) -> Issued:
+    def issue(
+        self, common_name: str, *names: x509.GeneralName, curve: type[ec.EllipticCurve] = ec.SECP256R1
+    ) -> Issued:
         """A new certificate with subject alternative names."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(curve())
         certificate = self._sign(key, common_name, names)
         return Issued(
             certificate.public_bytes(serialization.Encoding.PEM),
@@ -50,9 +52,9 @@ class Authority:
             ),
         )
 
-    def issue_server(self) -> Issued:
+    def issue_server(self, curve: type[ec.EllipticCurve] = ec.SECP256R1) -> Issued:
         """A new certificate for 127.0.0.1."""
-        return self.issue("ranking", x509.IPAddress(ip_address(SERVER)))
+        return self.issue("ranking", x509.IPAddress(ip_address(SERVER)), curve=curve)
 
     def _sign(self, key, common_name, names, *, is_authority=False) -> x509.Certificate:
         now = datetime.now(UTC)

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 CALLER_ERROR_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
+MESSAGE_TIMEOUT = 20.0  # seconds that a caller with a certificate has to send its message
 PRIORITY, BATCH = "x-animora-priority", "batch"  # metadata of calls of low priority
 
 if TYPE_CHECKING:
@@ -131,11 +132,16 @@ class CallHandler:
         async def without_token(requests: AsyncIterator[bytes], context: "Context") -> bytes:
             access = authorizer.access
             await self._authorize(name, authorizer, context)
-            async for request in requests:
-                return await with_token(access, request, context)
-            self.arrivals.unreceived.inc()
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
-            raise AssertionError("abort raises")
+            try:
+                async with asyncio.timeout(MESSAGE_TIMEOUT):
+                    request = await anext(aiter(requests), None)
+            except TimeoutError:
+                self.arrivals.unreceived.inc()
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time")
+            if request is None:
+                self.arrivals.unreceived.inc()
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+            return await with_token(access, request, context)
 
         return with_token, grpc.stream_unary_rpc_method_handler(without_token)
 

@@ -1,9 +1,13 @@
 """The TLS credentials of the gRPC port; each handshake uses the newest certificate."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 
 from animora_server.tls import Identity
 from animora_server.watched_files import WatchedFiles
+
+SOME_PORT = "localhost:0"
 
 
 def server_credentials(watched: WatchedFiles[Identity]) -> grpc.ServerCredentials:
@@ -28,6 +32,34 @@ def server_credentials(watched: WatchedFiles[Identity]) -> grpc.ServerCredential
         newer_configuration,  # type: ignore[arg-type]  # the stubs lack None, which keeps the configuration
         require_client_authentication=in_use.client_ca is not None,
     )
+
+
+def is_usable(identity: Identity) -> bool:
+    """Whether gRPC can use a certificate and its key. It refuses some that Python's `ssl` takes.
+
+    With `dynamic_ssl_server_credentials`, gRPC reports an unusable certificate only by failing handshakes. A
+    port with fixed credentials reports it at once. That port, which nobody learns of, is closed again.
+    """
+    server = grpc.server(ThreadPoolExecutor(max_workers=1))  # never started
+    pair = [(identity.key, identity.certificates)]
+    credentials = grpc.ssl_server_credentials(
+        pair, identity.client_ca, require_client_auth=identity.client_ca is not None
+    )
+    try:
+        server.add_secure_port(SOME_PORT, credentials)
+    except RuntimeError:
+        return not _can_listen(server)
+    finally:
+        server.stop(None)
+    return True
+
+
+def _can_listen(server: grpc.Server) -> bool:
+    try:
+        server.add_insecure_port(SOME_PORT)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:

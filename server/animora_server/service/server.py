@@ -14,7 +14,7 @@ from animora_server.addresses import cannot_listen, require_free
 from animora_server.background import BackgroundLoop
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler, UnaryMethod
-from animora_server.service.credentials import server_credentials
+from animora_server.service.credentials import is_usable, server_credentials
 from animora_server.service.health_service import HealthService
 from animora_server.service.intake import Intake, limited_server
 from animora_server.service.reflection import enable_reflection
@@ -60,7 +60,7 @@ class GrpcServer:
         authorizer: Authorizer | None = None,
     ) -> None:
         self._settings = settings
-        self._identity = watch_identity(settings)
+        self._identity = watch_identity(settings, is_usable)
         for is_needed in (is_not_lost_reply, is_not_undecodable):
             logging.getLogger(GRPC_LOGGER).addFilter(is_needed)
         self._health = HealthService(handler.arrivals.taken.inc)
