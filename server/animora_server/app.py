@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from animora_artifact import VersionSource
 from animora_server.auth import warn_about_open_ports, watch_access_list
-from animora_server.background import BackgroundLoop, first_of
+from animora_server.background import first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
-from animora_server.catalog import ChangeEvents
+from animora_server.following import following_database, model_followers, watch_loops
 from animora_server.inference import CatalogEncoder, ModelManager
 from animora_server.inference.placeholder_models import NoModel
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import InferenceDevice, Queue
 from animora_server.inference.requests import InferenceRequest, batch_limits
-from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader, open_models
+from animora_server.models import open_models
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import ArmMetrics, Metrics, process_registry
 from animora_server.observability.probes import Probes, ScrapeAuthorizer
@@ -27,6 +26,7 @@ from animora_server.open_files import fit_connections
 from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
+from animora_server.rollout.guard import RollbackGuard
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingStateHolder
@@ -37,7 +37,7 @@ from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
 from animora_server.settings import CatalogSettings, Settings
 from animora_server.shared_device.remote_device import QueueObserver, RemoteDevice, SharedQueue
-from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
+from animora_server.store import CatalogSync, PostgresStore
 from animora_server.timeline import (
     LocalTimelineStore,
     PostsOfGeneration,
@@ -124,13 +124,19 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                 RemoteDevice(device_socket, on_loss=lambda: model_manager.on_device_lost())  # noqa: PLW0108  # defined below
             )
         cost = CostModel()
-        observer = metrics.scorer if shared is None else QueueObserver(metrics.scorer)
         batcher: Batcher[InferenceRequest, FloatArray] = await stack.enter_async_context(
-            Batcher(device.score, batch_limits(settings.scorer), cost, observer, device.score_inline)
+            Batcher(
+                device.score,
+                batch_limits(settings.scorer),
+                cost,
+                metrics.scorer if shared is None else QueueObserver(metrics.scorer),
+                device.score_inline,
+            )
         )
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
-        states = ServingStateHolder(settings.catalog.max_block_age)
+        guard = RollbackGuard(settings.rollback, on_end=lambda: model_manager.watch_again())  # noqa: PLW0108  # defined below
+        states = ServingStateHolder(settings.catalog.max_block_age, guard.watch)
         model_manager = ModelManager(
             states,
             device,
@@ -140,8 +146,8 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # defined below
         )
         health = HealthState(model_manager, batcher, settings, shared)
-        _bind_gauges(metrics, batcher, model_manager, health)
-        _watch_loops(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
+        _bind_gauges(metrics, batcher, model_manager, guard, health)
+        watch_loops(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic.of(settings.ranking)
         scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
@@ -162,7 +168,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             {**ranking_service.methods, **timeline_service.methods},
             authorizer,
         )
-        _watch_loops(metrics, health, *server.loops)
+        watch_loops(metrics, health, *server.loops)
         database = PostgresStore(settings.database)
         refresher = CatalogSync(
             database,
@@ -172,16 +178,23 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             preference=lambda: model_manager.width_preference,
         )
 
+        followers = (
+            []
+            if store is None
+            else model_followers(
+                store, model_manager, guard, arms, settings.models.poll_interval, metrics.models
+            )
+        )
+
         @asynccontextmanager
         async def following() -> AsyncIterator[None]:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(
-                    _following_database(database, refresher, model_manager, settings, metrics, health)
+                    following_database(database, refresher, model_manager, settings, metrics, health)
                 )
-                if store is not None:
-                    await stack.enter_async_context(
-                        _following_models(store, model_manager, arms, settings, metrics, health)
-                    )
+                for follower in followers:
+                    watch_loops(metrics, health, follower.loop)
+                    await stack.enter_async_context(follower)
                 await stack.enter_async_context(health.supervising(server))
                 yield
 
@@ -222,79 +235,22 @@ async def serve(settings: Settings) -> int:
     return application.health.exit_status
 
 
-@asynccontextmanager
-async def _following_database(
-    database: PostgresStore,
-    refresher: CatalogSync,
-    model_manager: ModelManager,
-    settings: Settings,
-    metrics: Metrics,
-    health: HealthState,
-) -> AsyncIterator[None]:
-    """Loads the catalog and keeps it in step with the database: polls, notifications, blocks."""
-    blocks = BlockRefresher(
-        database.with_separate_connection(),
-        settings.catalog,
-        metrics.catalog,
-        lambda: model_manager.block_age,
-        model_manager.publish_blocks,
-    )
-
-    def correct(events: ChangeEvents) -> bool:
-        model_manager.apply(events)
-        if events.unblocked:
-            blocks.read_soon()
-        return refresher.add_events(events) and model_manager.accepts_events
-
-    listener = EventListener(settings.database, metrics.catalog, correct, refresher.catch_up)
-    _watch_loops(metrics, health, listener.loop, *refresher.loops, blocks.loop)
-    # Listen before loading, so that no notification is missed in between.
-    async with listener, refresher, blocks:
-        yield
-
-
-@asynccontextmanager
-async def _following_models(
-    store: VersionSource,
-    model_manager: ModelManager,
-    arms: Arms | None,
-    settings: Settings,
-    metrics: Metrics,
-    health: HealthState,
-) -> AsyncIterator[None]:
-    """Loads the versions that `ACTIVE` and the experiments name, and follows `ACTIVE`."""
-    interval = settings.models.poll_interval
-    watcher = ModelWatcher(store, model_manager, interval, metrics.models)
-    _watch_loops(metrics, health, watcher.loop)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(watcher)
-        if arms is not None and arms.versions:
-            loader = VersionLoader(store, interval, metrics.models)
-            keeper = VersionKeeper(arms.versions, loader, model_manager, interval, arms.refuse)
-            _watch_loops(metrics, health, keeper.loop)
-            await stack.enter_async_context(keeper)
-        yield
-
-
 def _bind_gauges(
     metrics: Metrics,
     batcher: Batcher[InferenceRequest, FloatArray],
     model_manager: ModelManager,
+    guard: RollbackGuard,
     health: HealthState,
 ) -> None:
     """Binds gauges to the objects whose state they show."""
     metrics.scorer.queue_rows.set_function(lambda: batcher.queued_rows)
     metrics.models.resident.set_function(lambda: model_manager.versions)
     metrics.models.compiled.set_function(lambda: model_manager.compiled)
+    metrics.models.slowdown.set_function(lambda: guard.slowdown)
+    metrics.models.score_shift.set_function(lambda: guard.score_shift)
     metrics.serving.set_function(lambda: health.unready() is None)
     metrics.background.count(batcher.runner)
     health.liveness.watch(batcher.runner)
-
-
-def _watch_loops(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> None:
-    """Adds background loops to metrics and liveness."""
-    metrics.background.watch(*loops)
-    health.liveness.watch(*loops)
 
 
 async def _authorizers(
@@ -304,7 +260,7 @@ async def _authorizers(
     access = watch_access_list(settings.auth)
     if access is None:
         return None, None
-    _watch_loops(metrics, health, access.loop)
+    watch_loops(metrics, health, access.loop)
     await stack.enter_async_context(access)
     return Authorizer(access, metrics.auth), ScrapeAuthorizer(access, metrics.auth)
 
@@ -323,7 +279,7 @@ async def _stores(
     generations = await stack.enter_async_context(
         GenerationWatch(redis, settings.cache.generation_poll_interval, metrics.cache)
     )
-    _watch_loops(metrics, health, redis.recovery, generations.loop)
+    watch_loops(metrics, health, redis.recovery, generations.loop)
     scores = CacheAccess(RedisScores(redis, settings.cache.ttl, metrics.cache), rank_key)
     timelines = RedisTimelineStore(redis, generations, settings.timeline, metrics.cache)
     tiered = TieredTimelineStore(timelines, local)

@@ -105,6 +105,7 @@ def write(docs: Path) -> None:
 def _record_examples(metrics: Metrics) -> None:
     """Records a sample of each metric whose label values are not known beforehand."""
     metrics.models.active("v1", 0.0)
+    metrics.models.rolled_back("v1", "errors")
     metrics.background.watch(BackgroundLoop("model-watcher", lambda: asyncio.sleep(0, 0.0)))
 
 

@@ -324,8 +324,8 @@ async def test_background_turns_yield_to_batches_once_they_had_their_share(batch
 
 
 async def test_background_work_is_executed_alone(batcher, device):
-    assert await batcher.execute_background("a") == "A"
-    assert await batcher.execute_background("b") == "B"
+    assert (await batcher.execute_background("a"))[0] == "A"
+    assert (await batcher.execute_background("b"))[0] == "B"
     assert device.batches == [["a"], ["b"]]
 
 

@@ -124,6 +124,10 @@ CASES: dict[str, tuple[str, Series]] = {
         "AnimoraActiveRefused",
         {'animora_model_active_refusals_total{reason="signature"}': ONCE},
     ),
+    "a version is rolled back": (
+        "AnimoraModelRolledBack",
+        {'animora_model_rollbacks_total{band="errors"}': ONCE},
+    ),
     "the model store hangs": (
         "AnimoraModelStoreDown",
         {"animora_model_store_age_seconds": f"1x{CALM} 1+15x{CALM}"},

@@ -254,6 +254,56 @@ async def test_activation_waits_for_the_first_snapshot(model_manager):
     assert active(model_manager).version == "v1"
 
 
+async def test_rolling_back_makes_the_version_before_active_at_once_and_evicts_the_newer_one(model_manager):
+    catalog = GrowingCatalog()
+    await model_manager.publish(catalog.grow([100, 200]))
+    artifacts = [tiny_artifact(version, seed=int(version[1])) for version in ("v1", "v2")]
+    networks = [network for _, network in artifacts]
+    for artifact, _ in artifacts:
+        await model_manager.activate(artifact)
+    rows = np.arange(2)
+    in_flight = active(model_manager)
+    manifest = model_manager.roll_back("v2", "v1")
+    assert manifest is not None
+    assert manifest.version == model_manager.active_version == active(model_manager).version == "v1"
+    assert list(model_manager.states.latest.resident) == ["v1"]
+    for model, network in ((active(model_manager), networks[0]), (in_flight, networks[1])):
+        expected = catalog.eager(network, tiny_artifact("v1")[0].vocabulary, 1, rows)
+        assert np.abs(await model.score(1, rows, soon()) - expected).max() < 1e-5
+    # A new snapshot keeps it so.
+    await model_manager.publish(catalog.grow([300]))
+    assert active(model_manager).version == "v1"
+    assert list(model_manager.states.latest.resident) == ["v1"]
+
+
+async def test_a_roll_back_during_a_publication_lasts(model_manager, encoder):
+    catalog = GrowingCatalog()
+    await model_manager.publish(catalog.grow([100, 200]))
+    for version in ("v1", "v2"):
+        await model_manager.activate(tiny_artifact(version)[0])
+    encoder.hold()
+    encoder.waiting.clear()
+    publishing = asyncio.create_task(model_manager.publish(catalog.grow([300])))
+    await encoder.waiting.wait()
+    assert model_manager.roll_back("v2", "v1") is not None
+    encoder.release()
+    await publishing
+    state = model_manager.states.latest
+    assert (active(model_manager).version, list(state.resident), len(state.snapshot)) == ("v1", ["v1"], 3)
+
+
+async def test_a_roll_back_to_a_version_that_is_not_resident_or_from_one_that_is_not_active_changes_nothing(
+    model_manager,
+):
+    await model_manager.publish(GrowingCatalog().grow([100, 200]))
+    for version in ("v1", "v2", "v3"):
+        await model_manager.activate(tiny_artifact(version)[0])
+    before = model_manager.states.latest
+    assert model_manager.roll_back("v3", "v1") is None  # v1 was evicted
+    assert model_manager.roll_back("v2", "v3") is None
+    assert model_manager.states.latest is before
+
+
 async def test_the_least_recently_activated_version_is_evicted(model_manager):
     await model_manager.publish(GrowingCatalog().grow([100, 200]))
     for version in ("v1", "v2", "v3"):

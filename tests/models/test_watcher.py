@@ -20,6 +20,7 @@ from animora_artifact import (
     Artifact,
     ArtifactRejected,
     FolderStore,
+    Manifest,
     Pointer,
     SizeLimit,
     StoreUnavailable,
@@ -31,6 +32,7 @@ from animora_server.errors import DeviceFault
 from animora_server.models import ModelWatcher, open_models
 from animora_server.models.model_store import size_limit
 from animora_server.observability.metrics import ModelMetrics
+from animora_server.rollout.trial import Band, Breach
 from animora_server.settings import ModelSettings
 from tests.support.artifacts import tiny_artifact
 from tests.support.clocks import ManualClock
@@ -45,6 +47,8 @@ class FakeModels:
         self.active_version: str | None = None
         self.refusals: dict[str, Exception] = {}
         self.tried: list[str] = []
+        self.resident: set[str] = set()
+        self.manifests: dict[str, Manifest] = {}
 
     async def activate(self, artifact: Artifact) -> None:
         version = artifact.manifest.version
@@ -52,6 +56,13 @@ class FakeModels:
         if version in self.refusals:
             raise self.refusals[version]
         self.active_version = version
+        self.manifests[version] = artifact.manifest
+
+    def roll_back(self, version: str, previous: str) -> Manifest | None:
+        if version == self.active_version and previous in self.resident:
+            self.active_version = previous
+            return self.manifests[previous]
+        return None
 
 
 @pytest.fixture
@@ -230,6 +241,50 @@ async def test_a_failed_activation_keeps_the_active_version_instead_of_the_previ
         reads = counting.reads
         await until(lambda: counting.reads >= reads + 3)
         assert models.tried == ["v3", "v2"]
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "evicted"])
+async def test_a_version_that_is_rolled_back_is_refused_until_active_changes(store, models, resident):
+    for version in ("v1", "v2"):
+        store.activate(version)
+    counting = FailingStore(store)
+    async with watched(counting, models) as it:
+        await until(lambda: models.active_version == "v2")
+        models.resident = {"v1"} if resident else set()
+        models.manifests["v1"] = store.read("v1").manifest
+        with capture_logs() as logs:
+            it.watcher.roll_back("v2", "v1", Breach(Band.ERRORS, "6 of 6"))
+        await until(lambda: models.active_version == "v1")
+        assert ([line["event"] for line in logs], logs[0]["reason"]) == (
+            ["model version rolled back"],
+            "errors",
+        )
+        assert it.value("animora_model_rollbacks_total", band="errors") == 1
+        assert it.value("animora_model_rolled_back", version="v2", band="errors") == 1
+        await until(lambda: it.registry.get_sample_value("animora_model_active", {"version": "v1"}) == 1)
+        reads = counting.reads
+        await until(lambda: counting.reads >= reads + 3)
+        assert models.tried == (["v2"] if resident else ["v2", "v1"])
+        store.activate("v1")
+        await until(
+            lambda: (
+                it.registry.get_sample_value("animora_model_rolled_back", {"version": "v2", "band": "errors"})
+                is None
+            )
+        )
+        store.activate("v2")
+        await until(lambda: models.active_version == "v2")
+
+
+async def test_a_version_that_is_rolled_back_serves_while_no_other_can(store, models):
+    store.activate("v1")
+    counting = FailingStore(store)
+    async with watched(counting, models) as it:
+        await until(lambda: models.active_version == "v1")
+        it.watcher.roll_back("v1", None, Breach(Band.ERRORS, "6 of 6"))
+        reads = counting.reads
+        await until(lambda: counting.reads >= reads + 3)
+        assert (models.active_version, models.tried) == ("v1", ["v1"])
 
 
 async def test_a_version_rejected_for_its_dimensions_is_tried_again(store, models):

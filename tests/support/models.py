@@ -24,6 +24,7 @@ class FakeModel:
         deadlines: The deadline of each call of `score` and `score_all`.
         called: Set by each such call.
         works: The future that each such call returned.
+        seconds: The time on the device of `score_timed`.
     """
 
     _: KW_ONLY
@@ -33,6 +34,7 @@ class FakeModel:
     deadlines: list[float | None] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     works: "list[asyncio.Future[FloatArray]]" = field(default_factory=list)
+    seconds: float = 0.001
 
     @property
     def calls(self) -> int:
@@ -55,6 +57,9 @@ class FakeModel:
         assert len(user_rows) == len(sizes)
         assert sizes.sum() == len(rows)
         return self.score(int(user_rows[0]), rows, deadline)
+
+    async def score_timed(self, user_row: int, rows: IntArray) -> tuple[FloatArray, float]:
+        return await self.score(user_row, rows, None), self.seconds
 
     async def logits_by(self, rows: IntArray, deadline: float | None) -> FloatArray:
         """The logits of posts, or an error if there is no time for them."""

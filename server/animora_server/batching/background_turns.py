@@ -1,12 +1,14 @@
 """Background turns: short device work that runs between batches."""
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from animora_server.errors import DeviceFault
 
+Work = TypeVar("Work")
 Value = TypeVar("Value")
 
 
@@ -51,3 +53,12 @@ class BackgroundTurns:
         for result in list(self._results):
             if not result.done():
                 result.set_exception(failure)
+
+
+async def execute_timed(
+    execute: Callable[[Sequence[Work]], Awaitable[Sequence[Value]]], work: Work
+) -> tuple[Value, float]:
+    """Executes one piece of work; returns its result, and the seconds that it took."""
+    started = time.perf_counter()
+    (result,) = await execute([work])
+    return result, time.perf_counter() - started

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Generic, NoReturn, Self, TypeVar
 
 from animora_server.background import BackgroundLoop
-from animora_server.batching.background_turns import BackgroundTurns
+from animora_server.batching.background_turns import BackgroundTurns, execute_timed
 from animora_server.batching.cost import CostModel
 from animora_server.batching.deadline_timer import DeadlineTimer
 from animora_server.batching.observer import BatchObserver
@@ -193,10 +193,9 @@ class Batcher(Generic[Work, Result]):
         self._wake.set()
         return await result
 
-    async def execute_background(self, work: Work) -> Result:
-        """Executes one short piece of work as a background turn. Raises what `execute` raises."""
-        (result,) = await self.run_background(partial(self._execute_batch, [work]))
-        return result
+    async def execute_background(self, work: Work) -> tuple[Result, float]:
+        """Executes short work as a background turn; returns its result and seconds, or raises its error."""
+        return await self.run_background(partial(execute_timed, self._execute_batch, work))
 
     def _execute_inline(self, work: Work, rows: int, future: "asyncio.Future[Result]") -> bool:
         """Completes a future at once if its work is short and the device idle; returns whether it did."""

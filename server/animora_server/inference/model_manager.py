@@ -201,10 +201,34 @@ class ModelManager:
                 raise DeviceFault("the device was lost while the version was loaded")
             install(version, loaded)
             resident = {**self._encoded, version: encoded}
-            for evicted in self._evict():
-                resident.pop(evicted, None)
+            self._evict()
             # The current snapshot again: events may have changed it during the encoding.
             self._swap(self._published_state().snapshot, resident)
+
+    def roll_back(self, version: str, previous: str) -> Manifest | None:
+        """Makes a version that is still resident the active one at once; evicts the other, unless it is kept.
+
+        Requests that use the evicted version finish with it.
+
+        Args:
+            version: The active version.
+            previous: The version to go back to.
+
+        Returns:
+            The manifest of the previous version; None if it is no longer resident: then nothing has changed.
+        """
+        if version != self.active_version or previous not in self._encoded:
+            return None
+        if version not in self._kept:
+            del self._loaded[version]
+        self._active = previous
+        self._loaded[previous] = self._loaded.pop(previous)
+        self.watch_again()
+        return self._loaded[previous].manifest
+
+    def watch_again(self) -> None:
+        """Publishes the serving state again, with the models watched that are to be now."""
+        self._swap(self._published_state().snapshot, self._encoded)
 
     def _make_active(self, version: str, loaded: Model) -> None:
         self._unavailable.clear()
@@ -217,13 +241,11 @@ class ModelManager:
         self._kept.add(version)
         self._loaded[version] = loaded  # in its place, if it was activated meanwhile
 
-    def _evict(self) -> list[str]:
-        """Unloads the least recently activated versions above the limit; returns their names."""
+    def _evict(self) -> None:
+        """Unloads the least recently activated versions above the limit."""
         evictable = [version for version in self._loaded if version not in {*self._kept, self._active}]
-        evicted = evictable[: max(len(self._loaded) - self._max_models, 0)]
-        for version in evicted:
+        for version in evictable[: max(len(self._loaded) - self._max_models, 0)]:
             del self._loaded[version]
-        return evicted
 
     def _unload_misfits(self, snapshot: CatalogSnapshot) -> None:
         """Unloads kept versions that the embeddings of a snapshot do not fit."""
@@ -297,12 +319,13 @@ class ModelManager:
         return self.states.latest
 
     def _swap(self, snapshot: CatalogSnapshot, resident: dict[str, ResidentModel]) -> None:
-        self._encoded = resident
+        """Publishes a serving state; models that were evicted meanwhile are left out."""
+        self._encoded = {version: model for version, model in resident.items() if version in self._loaded}
         models = {
             version: UnavailableModel(model, snapshot) for version, model in self._unavailable.items()
-        } | resident
+        } | self._encoded
         active = models.get(self._active or "", self._placeholder)
-        self.states.latest = ServingState(snapshot, active, models)
+        self.states.publish(ServingState(snapshot, active, models))
 
 
 def _widths(manifest: Manifest) -> Widths:

@@ -40,6 +40,10 @@ class NoModel:
         """Raises ModelUnavailable."""
         raise ModelUnavailable
 
+    async def score_timed(self, user_row: int, rows: IntArray) -> tuple[FloatArray, float]:
+        """Raises ModelUnavailable."""
+        raise ModelUnavailable
+
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Raises ModelUnavailable."""
         raise ModelUnavailable
@@ -80,6 +84,10 @@ class UnavailableModel:
     def score_all(
         self, user_rows: IntArray, sizes: IntArray, rows: IntArray, deadline: float
     ) -> "asyncio.Future[FloatArray]":
+        """Raises DeviceFault."""
+        raise DeviceFault("the device is lost")
+
+    async def score_timed(self, user_row: int, rows: IntArray) -> tuple[FloatArray, float]:
         """Raises DeviceFault."""
         raise DeviceFault("the device is lost")
 

@@ -118,6 +118,6 @@ class Queue(Protocol):
         """Runs one short turn of background work between batches."""
         ...
 
-    async def execute_background(self, request: "InferenceRequest") -> FloatArray:
-        """Executes one short request without a deadline, between batches."""
+    async def execute_background(self, request: "InferenceRequest") -> tuple[FloatArray, float]:
+        """Executes one short request without a deadline, between batches; also returns its seconds."""
         ...

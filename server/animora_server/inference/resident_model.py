@@ -65,6 +65,16 @@ class ResidentModel:
         """See ScoringModel."""
         return self._score(ScoreRequest(self.model.network, self.table, user_rows, sizes, rows, deadline))
 
+    async def score_timed(self, user_row: int, rows: IntArray) -> tuple[FloatArray, float]:
+        """See ScoringModel. In background turns, each short enough for requests with a deadline to wait."""
+        request = ScoreRequest.for_user(self.model.network, self.table, user_row, rows)
+        scores, total = [NO_SCORES], 0.0
+        for chunk in request.split(BACKGROUND_CHUNK_ROWS):
+            values, seconds = await self.queue.execute_background(chunk)
+            scores.append(values)
+            total += seconds
+        return np.concatenate(scores), total
+
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """See ScoringModel."""
         terms = [np.empty((0, TERMS), np.float32)]
@@ -94,12 +104,8 @@ class ResidentModel:
                 future.cancel()
 
     async def _score_in_background(self, user_row: int, rows: IntArray) -> FloatArray:
-        """Scores in background turns, each short enough for requests with a deadline to wait."""
-        request = ScoreRequest.for_user(self.model.network, self.table, user_row, rows)
-        scores = [NO_SCORES]
-        for chunk in request.split(BACKGROUND_CHUNK_ROWS):
-            scores.append(await self.queue.execute_background(chunk))  # noqa: PERF401  # a list would not be shorter
-        return np.concatenate(scores)
+        scores, _ = await self.score_timed(user_row, rows)
+        return scores
 
     def _submit(self, request: ScoreRequest) -> "asyncio.Future[FloatArray]":
         return self.queue.submit(request, len(request.rows), request.key, request.deadline)

@@ -12,6 +12,7 @@ from animora_artifact import (
     Artifact,
     ArtifactError,
     ArtifactRejected,
+    Manifest,
     Pointer,
     StoreUnavailable,
     VersionSource,
@@ -20,6 +21,7 @@ from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
 from animora_server.models.version_loader import VersionLoader
 from animora_server.observability.metrics import ModelMetrics
+from animora_server.rollout.trial import Breach
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,10 @@ class Models(Protocol):
 
     async def activate(self, artifact: Artifact) -> None:
         """Loads a version and makes it the active one. Raises ArtifactRejected or ScoringFailed."""
+        ...
+
+    def roll_back(self, version: str, previous: str) -> Manifest | None:
+        """Makes the previous version the active one at once; None if it is not resident any more."""
         ...
 
 
@@ -74,11 +80,13 @@ class ModelWatcher:
         self._pointer = Pointer()
         self._loader = VersionLoader(store, poll_interval, metrics, clock)
         self._read_at = -math.inf
+        self._wake = asyncio.Event()
         self.loop = BackgroundLoop(
             "model-watcher",
             self._check,
             expected=(*EXPECTED, ArtifactError),
             backoff=Backoff(first=poll_interval, longest=4 * poll_interval),
+            wake=self._wake,
         )
         metrics.store_age_from(lambda: self._clock() - self._read_at)
 
@@ -93,15 +101,42 @@ class ModelWatcher:
 
     async def _check(self) -> float:
         """One poll: activates the first version that `ACTIVE` names and that can be activated."""
+        self._wake.clear()
         for version in await self._named_versions():
             serving = self._models.active_version
-            if version == serving:
+            if version == serving and self._loader.is_due(version):
                 break
             if self._loader.is_due(version) and await self._activate(version):
                 break
-            if serving is not None:
+            # A version that was rolled back may have to serve until the one before it is loaded again.
+            if serving is not None and self._loader.is_due(serving):
                 break
         return self._poll_interval
+
+    def roll_back(self, version: str, previous: str | None, breach: Breach) -> None:
+        """Goes back from a version that has left a band; refuses that version until `ACTIVE` changes.
+
+        If the version before is not resident any more, those that `ACTIVE` names after this one are tried.
+
+        Args:
+            version: The active version.
+            previous: The version that was active before in this process; None if there was none.
+            breach: The band.
+        """
+        self._loader.refuse(version)
+        self._metrics.rolled_back(version, breach.band)
+        manifest = None if previous is None else self._models.roll_back(version, previous)
+        log.error(
+            "model version rolled back",
+            version=version,
+            reason=breach.band.value,
+            detail=breach.detail,
+            active=version if manifest is None else previous,
+        )
+        if manifest is None:
+            self._wake.set()
+        else:
+            self._metrics.active(manifest.version, manifest.created_at.timestamp())
 
     async def _named_versions(self) -> tuple[str, ...]:
         """The versions that `ACTIVE` names, the active one first; none before the first activation.
@@ -125,6 +160,7 @@ class ModelWatcher:
         if pointer != self._pointer:
             self._pointer = pointer
             self._loader.forget()
+            self._metrics.nothing_rolled_back()
         return pointer.names
 
     def _refuse_replayed(self, pointer: Pointer) -> None:

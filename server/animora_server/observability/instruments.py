@@ -176,6 +176,10 @@ class Gauge(Instrument[GaugeCell, GaugeFamily]):
         self._series = {values: level}
         return level
 
+    def clear(self) -> None:
+        """Removes all series."""
+        self._series = {}
+
     def _new(self) -> GaugeCell:
         return GaugeCell()
 

@@ -62,6 +62,21 @@ class ScoringModel(Protocol):
         """
         ...
 
+    async def score_timed(self, user_row: int, rows: IntArray) -> tuple[FloatArray, float]:
+        """Scores posts of one user as background work, which runs after requests.
+
+        Args:
+            user_row: The user's row in the model.
+            rows: int64 (m), the posts' catalog rows.
+
+        Returns:
+            The logits float32 (m), and the seconds that the device took for them.
+
+        Raises:
+            ScoringFailed: The model cannot answer.
+        """
+        ...
+
     async def explain(self, user_row: int, rows: IntArray, deadline: float) -> FloatArray:
         """Terms float32 (m, 8) that add up to the logits, in the order of `terms.MODEL_TERMS`.
 

@@ -1,7 +1,7 @@
 """The serving state, which a request takes once and uses from start to end."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from animora_server.catalog import CatalogSnapshot
@@ -49,14 +49,22 @@ class ServingStateHolder:
 
     Args:
         max_block_age: Seconds after which blocks that could not be refreshed are too old.
+        watch: Returns a new serving state with those models watched that are to be.
 
     Attributes:
         latest: The newest serving state; None until the catalog is loaded.
     """
 
-    def __init__(self, max_block_age: float) -> None:
+    def __init__(
+        self, max_block_age: float, watch: Callable[[ServingState], ServingState] = lambda state: state
+    ) -> None:
         self._max_block_age = max_block_age
+        self._watch = watch
         self.latest: ServingState | None = None
+
+    def publish(self, state: ServingState) -> None:
+        """Replaces the serving state for new requests."""
+        self.latest = self._watch(state)
 
     def current(self) -> ServingState:
         """The serving state for a new request.

@@ -10,6 +10,7 @@ from animora_server.settings.experiments import ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
 from animora_server.settings.network import AuthSettings, GrpcSettings, HttpSettings, is_loopback
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
+from animora_server.settings.rollout import RollbackSettings
 from animora_server.settings.section import Section
 
 
@@ -34,6 +35,7 @@ class Settings(Section):
     catalog: CatalogSettings = CatalogSettings()
     models: ModelSettings = ModelSettings()
     scorer: ScorerSettings = ScorerSettings()
+    rollback: RollbackSettings = RollbackSettings()
     cache: CacheSettings = CacheSettings()
     ranking: RankingSettings = RankingSettings()
     timeline: TimelineSettings = TimelineSettings()

@@ -13,6 +13,7 @@ from animora_artifact import Artifact, Manifest
 from animora_artifact.vocabulary import RowIndex
 from animora_server.background import BackgroundLoop, Backoff
 from animora_server.batching import Batcher, BatchObserver
+from animora_server.batching.background_turns import execute_timed
 from animora_server.inference.protocols import Embeddings
 from animora_server.inference.requests import (
     TERMS,
@@ -233,10 +234,9 @@ class SharedQueue:
         """Runs the turn at once; the device process schedules the calls that it makes."""
         return await turn()
 
-    async def execute_background(self, request: InferenceRequest) -> FloatArray:
-        """Sends the request at once; the device process schedules it."""
-        (result,) = await self.execute([request])
-        return result
+    async def execute_background(self, request: InferenceRequest) -> tuple[FloatArray, float]:
+        """Sends the request at once; the device process schedules it. The seconds are those of the call."""
+        return await execute_timed(self.execute, request)
 
 
 class QueueObserver:

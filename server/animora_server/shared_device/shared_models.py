@@ -205,7 +205,8 @@ class Region:
         )
         batcher = self.model.shared.batcher
         if deadline == math.inf:
-            return await batcher.execute_background(request)
+            logits, _ = await batcher.execute_background(request)
+            return logits
         return await batcher.submit(request, len(rows), request.key, deadline)
 
     def release(self) -> None:

@@ -148,6 +148,7 @@ class ModelMetrics:
     ACTIVE_REASONS = ("signature", "replayed", "content")
     # Why a version is refused: the artifact's own reasons, and this server's.
     REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "unexpected")
+    BANDS = ("errors", "invalid_scores", "slowdown", "score_shift")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
@@ -180,6 +181,33 @@ class ModelMetrics:
             "animora_model_rejections", "Versions refused, by reason.", registry, ("reason",)
         )
         self.rejections = {reason: rejections.labels(reason) for reason in self.REASONS}
+        rollbacks = Counter(
+            "animora_model_rollbacks",
+            "Active versions that left a band of the section rollback, by band.",
+            registry,
+            ("band",),
+        )
+        self.rollbacks = {band: rollbacks.labels(band) for band in self.BANDS}
+        self._rolled_back = Gauge(
+            "animora_model_rolled_back",
+            "1 for a version that left a band, until ACTIVE changes.",
+            MultiprocessMode.MAX,
+            registry,
+            ("version", "band"),
+        )
+        self.slowdown = Gauge(
+            "animora_model_slowdown",
+            "Time on the device of a newly activated version over that of the one before; NaN without one.",
+            MultiprocessMode.MAX,
+            registry,
+        ).labels()
+        self.score_shift = Gauge(
+            "animora_model_score_shift",
+            "Population stability index of the scores of a newly activated version and those of the one "
+            "before; NaN without one.",
+            MultiprocessMode.MAX,
+            registry,
+        ).labels()
         self.store_errors = Counter(
             "animora_model_store_errors", "Failed reads of the model store.", registry
         ).labels()
@@ -198,6 +226,15 @@ class ModelMetrics:
             registry,
         ).labels()
         self._store_age.set(float("nan"))
+
+    def rolled_back(self, version: str, band: str) -> None:
+        """Counts a roll-back of a version, which has left a band; it is refused from now on."""
+        self.rollbacks[band].inc()
+        self._rolled_back.only(version, band).set(1)
+
+    def nothing_rolled_back(self) -> None:
+        """Records that no version is refused because it was rolled back."""
+        self._rolled_back.clear()
 
     def store_age_from(self, age: Callable[[], float]) -> None:
         """Sets the function that returns the seconds since ACTIVE was last read; called at each scrape."""

@@ -1,0 +1,1 @@
+"""New versions beside the one that serves: automatic roll-back, and shadow scoring."""
