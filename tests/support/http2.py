@@ -78,11 +78,12 @@ def message_frame(stream: int, message: bytes) -> bytes:
 class Http2Connection:
     """A blocking connection that sends bytes as they are."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, timeout: float) -> None:
         self._socket = connected
+        self._timeout = timeout
 
     def send(self, data: bytes) -> bool:
-        """Sends bytes. Returns False once the server has closed the connection."""
+        """Sends bytes. Returns False once the server has closed the connection, or no longer reads."""
         try:
             self._socket.sendall(data)
         except OSError:
@@ -99,7 +100,7 @@ class Http2Connection:
         with suppress(OSError):
             while self._socket.recv(65_536):
                 pass
-        self._socket.settimeout(HANG_TIMEOUT)
+        self._socket.settimeout(self._timeout)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
         """The type, stream and payload of each frame until the server closes the connection."""
@@ -116,13 +117,23 @@ class Http2Connection:
 
 @contextmanager
 def http2_connection(
-    port: int, first: bytes = PREFACE + frame(SETTINGS, 0, 0), tls: ssl.SSLContext | None = None
+    port: int,
+    first: bytes = PREFACE + frame(SETTINGS, 0, 0),
+    tls: ssl.SSLContext | None = None,
+    timeout: float = HANG_TIMEOUT,
 ) -> Iterator[Http2Connection]:
-    """Connects to a port on loopback, and sends the first bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=HANG_TIMEOUT) as plain:
+    """Connects to a port on loopback, and sends the first bytes.
+
+    Args:
+        port: The port.
+        first: The first bytes.
+        tls: None for plaintext.
+        timeout: Seconds to send or to receive.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as plain:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with plain if tls is None else tls.wrap_socket(plain, server_hostname="127.0.0.1") as connected:
-            connection = Http2Connection(connected)
+            connection = Http2Connection(connected, timeout)
             connection.send(first)
             yield connection
 

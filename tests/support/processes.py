@@ -1,6 +1,7 @@
 """Starts the server as a process."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -27,11 +28,17 @@ async def start(
 
 
 async def listening_port(process: asyncio.subprocess.Process) -> int:
-    """Reads the log until the server reports its port, and returns the port."""
+    """Reads the log until the server reports its gRPC port, and returns the port."""
+    return (await listening_ports(process))[0]
+
+
+async def listening_ports(process: asyncio.subprocess.Process) -> tuple[int, int]:
+    """Reads the log until the server reports its ports, and returns that of gRPC and that of HTTP."""
     assert process.stderr is not None
     async for line in process.stderr:
         if b'"listening"' in line:
-            return int(line.split(b'"grpc_port": ')[1].split(b",")[0].rstrip(b"}\n"))
+            event = json.loads(line)
+            return event["grpc_port"], event["http_port"]
     raise AssertionError("the server ended before it listened")
 
 
