@@ -8,7 +8,7 @@ from statistics import median
 MIN_CALLS = 16  # however slow the server is: batches stay efficient
 INTERVAL = 0.1  # seconds between two updates
 MIN_SAMPLES = 10  # answers of an interval; with fewer it is prolonged
-TIMEOUT_SHARE = 0.25  # of the callers' time, which calls may take in the median
+TIMEOUT_SHARE = 0.5  # of the callers' time, which calls may take in the median
 MAX_DECREASE = 0.5  # of the limit, that an update keeps at least
 
 

@@ -17,6 +17,7 @@ from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.credentials import is_usable, server_credentials
 from animora_server.service.health_service import HealthService
 from animora_server.service.intake import Intake, limited_server
+from animora_server.service.io_threads import lower_priority
 from animora_server.service.reflection import enable_reflection
 from animora_server.service.unhandled_calls import (
     ArrivedCalls,
@@ -106,6 +107,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise cannot_listen("grpc", host, port) from error
         await self._server.start()
+        lower_priority(self._settings.io_niceness)
         for loop in self.loops:
             loop.start()
         return self

@@ -85,6 +85,13 @@ class GrpcSettings(Section):
         le=HOUR,
         description="seconds a new connection has for TLS and for HTTP/2's first frames",
     )
+    io_niceness: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="how much lower the priority of gRPC's I/O threads is than the event loop's (Linux's "
+        "`nice`)",
+    )
     default_timeout: float = Field(
         default=0.5, gt=0.001, le=HOUR, description="seconds a call may take when the client sets no deadline"
     )
