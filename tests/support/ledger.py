@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.support.artifacts import TinyNetwork
 from tests.support.feed import TRAINED_USERS, Feed
+from tests.support.until import HANG_TIMEOUT
 
 if TYPE_CHECKING:
     from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -40,6 +41,16 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def until_serving(self, stub: "RankingServiceAsyncStub") -> None:
+        """Waits until a server answers by a model; these calls do not count."""
+        request = pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[int(self.feed.post_ids[0])])
+        async with asyncio.timeout(HANG_TIMEOUT):
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    if (await stub.Rank(request, timeout=10, wait_for_ready=True)).model_version:
+                        return
+                await asyncio.sleep(0.05)
 
     @asynccontextmanager
     async def load(self, stub: "RankingServiceAsyncStub", workers: int = 8) -> AsyncIterator[None]:
