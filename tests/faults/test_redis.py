@@ -20,6 +20,7 @@ from tests.support.fault_proxy import (
     truncate,
 )
 from tests.support.ledger import Ledger
+from tests.support.redis_stores import make_full, make_read_only
 
 pytestmark = [pytest.mark.failure(20), pytest.mark.usefixtures("store")]
 
@@ -70,15 +71,6 @@ async def test_no_call_fails_while_the_connections_to_redis_are(fault, feed, red
     seen.note(f"{ledger.sent} calls over damaged connections, all OK")
 
 
-async def full(client: Redis) -> None:
-    await client.config_set("maxmemory-policy", "noeviction")
-    await client.config_set("maxmemory", 1)
-
-
-async def read_only(client: Redis) -> None:
-    await client.replicaof("127.0.0.1", 1)
-
-
 async def flushed(client: Redis) -> None:
     await client.flushall()
 
@@ -88,7 +80,7 @@ async def usual(client: Redis) -> None:
     await client.replicaof("NO", "ONE")
 
 
-@pytest.mark.parametrize("become", [full, read_only, flushed])
+@pytest.mark.parametrize("become", [make_full, make_read_only, flushed], ids=["full", "read-only", "flushed"])
 async def test_no_call_fails_while_redis_is(become, feed, embedded_redis, tmp_path, seen):
     server = await embedded_redis()
     async with (
@@ -101,7 +93,7 @@ async def test_no_call_fails_while_redis_is(become, feed, embedded_redis, tmp_pa
         await client.flushall()  # hits from here on were written after the fault
         await until_hits(ledger, hits)
     assert ledger.problems() == []
-    seen.note(f"{become.__name__.replace('_', '-')}: {ledger.sent} calls, all OK")
+    seen.note(f"{ledger.sent} calls with a full, read-only or flushed Redis, all OK")
 
 
 @pytest.mark.parametrize("kind", ["killed", "frozen"])

@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 from animora_artifact import FolderStore
 from animora_client import AsyncRankingClient, CachePolicy
 from animora_server.app import running
-from tests.integration.scrolls import EFFECT_TIME, Scrolls
 from tests.integration.serving import with_options
 from tests.support.artifacts import tiny_artifact
+from tests.support.history import EFFECT_TIME, History
+from tests.support.scrolls import Scrolls
 from tests.support.until import HANG_TIMEOUT
 
 TRAINED = range(2000, 2025)
@@ -78,9 +79,9 @@ def models(store: FolderStore) -> FolderStore:
 class Writer:
     """Random writes to the database, one at a time, each recorded with the time of its commit."""
 
-    def __init__(self, database, scrolls: Scrolls) -> None:
+    def __init__(self, database, history: History) -> None:
         self.database = database
-        self.scrolls = scrolls
+        self.history = history
         self.random = np.random.default_rng(4)
         self.new_posts = iter(range(20_000, 30_000))
 
@@ -88,19 +89,19 @@ class Writer:
         return int(self.random.choice([*TRAINED, *COLD]))
 
     def any_post(self) -> int:
-        posts = [*POSTS, *self.scrolls.new_authors]
-        return int(self.random.choice([post for post in posts if post not in self.scrolls.deleted]))
+        posts = [*POSTS, *self.history.new_authors]
+        return int(self.random.choice([post for post in posts if post not in self.history.deleted]))
 
     async def post(self) -> None:
         new, author = next(self.new_posts), int(self.random.choice(AUTHORS))
-        self.scrolls.new_authors[new] = author
+        self.history.new_authors[new] = author
         await self.database.execute(
             "INSERT INTO animora_app.posts (id, author_id) VALUES ($1, $2)", new, author
         )
 
     async def like(self) -> None:
         user, post = self.any_user(), self.any_post()
-        self.scrolls.liked.add((user, post))
+        self.history.liked.add((user, post))
         await self.database.execute(
             "INSERT INTO animora_app.likes (user_id, post_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             user,
@@ -113,7 +114,7 @@ class Writer:
             await self.database.execute("DELETE FROM animora_app.posts WHERE id = $1", post)
         else:
             await self.database.execute("UPDATE animora_app.posts SET deleted_at = now() WHERE id = $1", post)
-        self.scrolls.deleted[post] = time.monotonic()
+        self.history.deleted[post] = time.monotonic()
 
     async def block(self) -> None:
         user, author = self.any_user(), int(self.random.choice(AUTHORS))
@@ -123,7 +124,7 @@ class Writer:
             " ON CONFLICT DO NOTHING",
             *pair,
         )
-        self.scrolls.blocked.setdefault((user, author), time.monotonic())
+        self.history.blocked.setdefault((user, author), time.monotonic())
 
 
 @pytest.mark.failure(25)
@@ -131,8 +132,9 @@ async def test_no_scroll_repeats_or_misses_a_post_or_shows_a_hidden_one(
     clients, authors, models, database, redis_url
 ):
     stop = asyncio.Event()
-    scrolls = Scrolls(clients, authors, page_size=len(POSTS) // PAGES)
-    writer = Writer(database, scrolls)
+    history = History(authors)
+    scrolls = Scrolls(clients, history, page_size=len(POSTS) // PAGES)
+    writer = Writer(database, history)
     async with asyncio.timeout(HANG_TIMEOUT):
         users = [asyncio.create_task(scrolls.keep_scrolling(user, stop)) for user in (*TRAINED, *COLD)]
         for number in range(60):
@@ -152,9 +154,11 @@ async def test_no_scroll_repeats_or_misses_a_post_or_shows_a_hidden_one(
         stop.set()
         await asyncio.gather(*users)
 
-    assert not scrolls.wrong
+    assert history.violations() == []
+    assert not scrolls.failed
+    assert not scrolls.degraded
     assert scrolls.lost
-    assert scrolls.newer_shown
+    assert history.new_authors.keys() & {post for page in history.pages for post in page.post_ids}
     assert all(scrolls.completed[user] > 1 for user in (*TRAINED, *COLD))
     assert {"w1", "w2", ""} <= set(scrolls.shown_by)
     assert scrolls.pages > 50 * PAGES
