@@ -27,6 +27,7 @@ from animora_server.program import stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.rollout.guard import RollbackGuard
+from animora_server.rollout.shadow import ShadowScorer
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingStateHolder
@@ -136,7 +137,10 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         queue: Queue = batcher if shared is None else SharedQueue(batcher, device.score)
         encoder = CatalogEncoder(device, queue, cost, settings.scorer.max_batch_rows)
         guard = RollbackGuard(settings.rollback, on_end=lambda: model_manager.watch_again())  # noqa: PLW0108  # defined below
-        states = ServingStateHolder(settings.catalog.max_block_age, guard.watch)
+        shadow = ShadowScorer(settings.shadow, metrics.shadow, is_idle=lambda: not batcher.queued_rows)
+        states = ServingStateHolder(
+            settings.catalog.max_block_age, watch=lambda state: shadow.watch(guard.watch(state))
+        )
         model_manager = ModelManager(
             states,
             device,
@@ -179,11 +183,9 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         )
 
         followers = (
-            []
-            if store is None
-            else model_followers(
-                store, model_manager, guard, arms, settings.models.poll_interval, metrics.models
-            )
+            [shadow, *model_followers(store, model_manager, guard, arms, settings, metrics.models)]
+            if store
+            else []
         )
 
         @asynccontextmanager

@@ -1,6 +1,6 @@
 """Follows the database and the model store: the parts of the server that keep its data in step."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -62,16 +62,22 @@ def model_followers(
     model_manager: ModelManager,
     guard: RollbackGuard,
     arms: Arms | None,
-    poll_interval: float,
+    settings: Settings,
     metrics: ModelMetrics,
 ) -> list[ModelFollower]:
-    """What loads the versions that `ACTIVE` and the experiments name, and what watches new ones."""
+    """What loads the versions that `ACTIVE`, experiments and `shadow` name, and what watches new ones."""
+    poll_interval = settings.models.poll_interval
     watcher = ModelWatcher(store, model_manager, poll_interval, metrics)
     guard.on_breach = watcher.roll_back
     followers: list[ModelFollower] = [watcher, guard]
-    if arms is not None and arms.versions:
+    if versions := settings.kept_versions:
         loader = VersionLoader(store, poll_interval, metrics)
-        followers.append(VersionKeeper(arms.versions, loader, model_manager, poll_interval, arms.refuse))
+
+        def report_refused(refused: Collection[str]) -> None:
+            if arms is not None:
+                arms.refuse(refused)
+
+        followers.append(VersionKeeper(versions, loader, model_manager, poll_interval, report_refused))
     return followers
 
 

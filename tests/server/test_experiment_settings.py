@@ -109,7 +109,8 @@ def test_an_arm_may_set_what_shapes_a_timeline_but_not_its_room_in_redis():
         (
             STORE + CANARY + 'model_version = "v2"\n[experiments.arms.b]\nshare = 5\noffset = 50\n'
             'model_version = "v3"\n',
-            "models.resident is 2: the active version and the 2 that experiments.arms name need 3 or more",
+            "models.resident is 2: the active version and the 2 that experiments.arms and shadow.version "
+            "name need 3 or more",
         ),
     ],
 )

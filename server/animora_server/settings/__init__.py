@@ -5,7 +5,7 @@ from animora_server.settings.experiments import ArmSettings, ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
 from animora_server.settings.network import MAX_WORKERS, AuthSettings, GrpcSettings, HttpSettings
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
-from animora_server.settings.rollout import RollbackSettings
+from animora_server.settings.rollout import RollbackSettings, ShadowSettings
 from animora_server.settings.settings import LogSettings, Settings
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "RollbackSettings",
     "ScorerSettings",
     "Settings",
+    "ShadowSettings",
     "TimelineSettings",
 ]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pydantic import Field, ValidationError, field_validator
 
 from animora_server.settings.ranking import TimelineSettings
-from animora_server.settings.section import Section
+from animora_server.settings.section import VERSION_PATTERN, Section
 from animora_server.types import CONTROL
 
 MAX_ARMS = 8  # each is a value of a metric's label
@@ -32,7 +32,7 @@ class ArmSettings(Section):
     model_version: str = Field(
         default="",
         max_length=64,
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)?$",
+        pattern=VERSION_PATTERN,
         description="the version that ranks; empty takes the active one",
     )
     timeline: dict[str, object] = Field(

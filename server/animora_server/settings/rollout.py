@@ -1,8 +1,8 @@
-"""The section `rollback`: how far a newly activated version may differ from the one before it."""
+"""The sections `rollback` and `shadow`: how new versions are watched, and compared before they serve."""
 
 from pydantic import Field, field_validator
 
-from animora_server.settings.section import DAY, Section
+from animora_server.settings.section import DAY, VERSION_PATTERN, Section
 
 
 class RollbackSettings(Section):
@@ -56,3 +56,20 @@ class RollbackSettings(Section):
         if 0 < value < 1:
             raise ValueError("must be 1 or more, or 0 for off")
         return value
+
+
+class ShadowSettings(Section):
+    """Shadow scoring: a second version that scores a sample of the requests, and that nobody sees."""
+
+    version: str = Field(
+        default="",
+        max_length=64,
+        pattern=VERSION_PATTERN,
+        description="the version to load beside the active one; empty is off",
+    )
+    share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of the requests that it scores too, at most, as the device is idle",
+    )

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 CENTURY = 36_500  # days
+VERSION_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)?$"  # of a model version's name, or empty
 INT32 = 2**31 - 1  # gRPC's largest integer argument
 
 

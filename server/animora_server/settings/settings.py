@@ -10,7 +10,7 @@ from animora_server.settings.experiments import ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
 from animora_server.settings.network import AuthSettings, GrpcSettings, HttpSettings, is_loopback
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
-from animora_server.settings.rollout import RollbackSettings
+from animora_server.settings.rollout import RollbackSettings, ShadowSettings
 from animora_server.settings.section import Section
 
 
@@ -36,6 +36,7 @@ class Settings(Section):
     models: ModelSettings = ModelSettings()
     scorer: ScorerSettings = ScorerSettings()
     rollback: RollbackSettings = RollbackSettings()
+    shadow: ShadowSettings = ShadowSettings()
     cache: CacheSettings = CacheSettings()
     ranking: RankingSettings = RankingSettings()
     timeline: TimelineSettings = TimelineSettings()
@@ -64,15 +65,22 @@ class Settings(Section):
                 )
         return self
 
+    @property
+    def kept_versions(self) -> frozenset[str]:
+        """The versions that stay on the device beside the active one: those of arms, and the shadow's."""
+        return self.experiments.versions | ({self.shadow.version} - {""})
+
     @model_validator(mode="after")
-    def _check_versions_of_arms(self) -> "Settings":
-        versions = self.experiments.versions
-        if versions and not self.models.store:
+    def _check_kept_versions(self) -> "Settings":
+        versions = self.kept_versions
+        if self.experiments.versions and not self.models.store:
             raise ValueError("experiments.arms: a model_version needs models.store, the store that has it")
+        if versions and not self.models.store:
+            raise ValueError("shadow.version needs models.store, the store that has it")
         if len(versions) >= self.models.resident:
             raise ValueError(
                 f"models.resident is {self.models.resident}: the active version and the {len(versions)} that "
-                f"experiments.arms name need {len(versions) + 1} or more"
+                f"experiments.arms and shadow.version name need {len(versions) + 1} or more"
             )
         return self
 

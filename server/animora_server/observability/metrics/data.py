@@ -1,7 +1,9 @@
 """The data that the server holds, and its age: the catalog, the cache in Redis, models."""
 
 import time
+from collections import deque
 from collections.abc import Callable
+from statistics import fmean
 
 from prometheus_client import CollectorRegistry
 
@@ -245,3 +247,63 @@ class ModelMetrics:
         self._active.only(version).set(1)
         self._created.set(created_timestamp)
         self._age.set_function(lambda: time.time() - created_timestamp)
+
+
+MEAN_OF = 256  # samples
+
+
+class ShadowMetrics:
+    """Recorded by shadow scoring, once per sampled request."""
+
+    OUTCOMES = ("scored", "dropped", "unknown_user", "failed", "invalid_scores")
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        samples = Counter(
+            "animora_shadow_samples",
+            "Requests sampled for the shadow version: dropped while the device was busy; failed, or with "
+            "scores that are not finite; of users that it does not know.",
+            registry,
+            ("outcome",),
+        )
+        self._samples = {outcome: samples.labels(outcome) for outcome in self.OUTCOMES}
+        self._overlap = Histogram(
+            "animora_shadow_overlap",
+            "Share of a request's best ten posts that the shadow version and the served one have in common.",
+            (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+            registry,
+        ).labels()
+        self._shift = Histogram(
+            "animora_shadow_score_shift",
+            "Difference of the mean probabilities of the shadow version and the served one for a request.",
+            (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+            registry,
+        ).labels()
+        self._shifts: deque[float] = deque(maxlen=MEAN_OF)
+        Gauge(
+            "animora_shadow_mean_score_shift",
+            "Probabilities of the shadow version less the served ones, mean of the last samples; NaN without "
+            "one.",
+            MultiprocessMode.EACH,
+            registry,
+        ).labels().set_function(lambda: _mean(list(self._shifts)))
+        self._seconds = Histogram(
+            "animora_shadow_seconds",
+            "Time on the device of the shadow version for a request.",
+            STAGE_BUCKETS,
+            registry,
+        ).labels()
+
+    def sampled(self, outcome: str) -> None:
+        """Counts a sample by its outcome."""
+        self._samples[outcome].inc()
+
+    def compared(self, overlap: float, shift: float, seconds: float) -> None:
+        """Records the overlap of the best posts, the shift of probabilities, and the time on the device."""
+        self._overlap.observe(overlap)
+        self._shift.observe(abs(shift))
+        self._shifts.append(shift)
+        self._seconds.observe(seconds)
+
+
+def _mean(values: list[float]) -> float:
+    return fmean(values) if values else float("nan")

@@ -16,7 +16,12 @@ from animora_server.observability.metrics.calls import (
     StageMetrics,
     TimelineMetrics,
 )
-from animora_server.observability.metrics.data import CacheMetrics, CatalogMetrics, ModelMetrics
+from animora_server.observability.metrics.data import (
+    CacheMetrics,
+    CatalogMetrics,
+    ModelMetrics,
+    ShadowMetrics,
+)
 
 
 class Loop(Protocol):
@@ -153,6 +158,7 @@ class Metrics:
         self.cache = CacheMetrics(registry)
         self.catalog = CatalogMetrics(registry)
         self.models = ModelMetrics(registry)
+        self.shadow = ShadowMetrics(registry)
         self.background = BackgroundMetrics(registry)
         self.serving = Gauge(
             "animora_serving",
