@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animora_server.service.concurrency_limit import INTERVAL, MIN_CALLS, TIMEOUT_SHARE, ConcurrencyLimit
+from animora_server.service.admission import INTERVAL, MIN_CALLS, TIMEOUT_SHARE, ConcurrencyLimit
 from tests.support.clocks import ManualClock
 
 MOST = 4096

@@ -33,8 +33,8 @@ from animora_server.errors import ConfigurationError, InvalidRequest, RankedTime
 from animora_server.observability.metrics import Metrics
 from animora_server.service import METHODS, SERVICE_NAME, GrpcServer
 from animora_server.service.admission import AdmissionController
+from animora_server.service.arrivals import MAX_REQUESTED
 from animora_server.service.calls import CallHandler
-from animora_server.service.intake import MAX_REQUESTED
 from animora_server.service.server import GRPC_LOGGER, HEALTH_SERVICE_NAME, channel_options
 from animora_server.settings import GrpcSettings
 from tests.service.unread_streams import unread_streams

@@ -12,20 +12,21 @@ from grpc_health.v1 import health_pb2
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.addresses import cannot_listen, require_free
 from animora_server.background import BackgroundLoop
+from animora_server.service.arrivals import (
+    ArrivedCalls,
+    AuthorizedMethodHandlers,
+    Intake,
+    MethodHandlers,
+    UnknownMethodCounter,
+    limited_server,
+    newest_server_id,
+)
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.credentials import is_usable, server_credentials
 from animora_server.service.health_service import HealthService
-from animora_server.service.intake import Intake, limited_server
 from animora_server.service.io_threads import lower_priority
 from animora_server.service.reflection import enable_reflection
-from animora_server.service.unhandled_calls import (
-    ArrivedCalls,
-    AuthorizedMethodHandlers,
-    MethodHandlers,
-    UnknownMethodCounter,
-    newest_server_id,
-)
 from animora_server.settings import GrpcSettings
 from animora_server.settings.section import INT32
 from animora_server.tls import watch_identity

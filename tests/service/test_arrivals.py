@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from animora_server.service.intake import MAX_REQUESTED, Intake
+from animora_server.service.arrivals import MAX_REQUESTED, Intake
 from tests.support.until import until
 
 
