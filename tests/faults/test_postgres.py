@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pytest
 
 from animora_server.app import Application, running
-from tests.faults.metrics import metric
 from tests.integration.serving import connected, settings_for
 from tests.support.artifacts import tiny_artifact
 from tests.support.fault_proxy import before_postgres, black_hole, delay, half_close, reset, truncate
 from tests.support.feed import fill
 from tests.support.ledger import Ledger
+from tests.support.pages import metric
 from tests.support.pgbouncer import BINARY, pgbouncer
 from tests.support.until import HANG_TIMEOUT, until
 

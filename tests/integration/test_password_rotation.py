@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 
 from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis, apply_schema
 from tests.integration.serving import serving, settings_for
-from tests.integration.test_faults import NETWORKS, metric
+from tests.integration.test_faults import NETWORKS
 from tests.support.feed import AUTHORS, COLD_USER, Feed, fill
 from tests.support.ledger import Ledger
+from tests.support.pages import metric
 from tests.support.passwords import require_password
 from tests.support.until import until
 

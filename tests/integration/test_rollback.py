@@ -9,10 +9,10 @@ import pytest
 from animora_artifact import FolderStore
 from animora_server.settings import Settings
 from tests.integration.serving import serving, with_options
-from tests.integration.test_faults import metric
 from tests.support.artifacts import TinyNetwork, tiny_artifact
 from tests.support.faulty_networks import NotFiniteLater, RaisesLater, Shifted, Slow
 from tests.support.ledger import Ledger
+from tests.support.pages import metric
 from tests.support.until import HANG_TIMEOUT
 
 ALL_BANDS_OFF = {"max_error_rate": 1, "max_invalid_rate": 1}

@@ -1,11 +1,23 @@
 """Reads the pages of the server's HTTP port."""
 
+import asyncio
 import urllib.request
+from typing import TYPE_CHECKING
 
 from tests.support.until import HANG_TIMEOUT
+
+if TYPE_CHECKING:
+    from animora_server.app import Application  # many use this module without it
 
 
 def get(port: int, path: str) -> str:
     """The text of a page. Raises HTTPError for an error status."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=HANG_TIMEOUT) as reply:
         return str(reply.read().decode())
+
+
+async def metric(application: "Application", name: str) -> float:
+    """The sum of a metric's samples of a server in this process; `name` may include labels."""
+    text = await asyncio.to_thread(get, application.probes.port, "/metrics")
+    lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
