@@ -68,7 +68,7 @@ def model_followers(
     """What loads the versions that `ACTIVE`, experiments and `shadow` name, and what watches new ones."""
     poll_interval = settings.models.poll_interval
     watcher = ModelWatcher(store, model_manager, poll_interval, metrics)
-    guard.on_breach = watcher.roll_back
+    guard.on_breach, guard.arms = watcher.roll_back, arms
     followers: list[ModelFollower] = [watcher, guard]
     if versions := settings.kept_versions:
         loader = VersionLoader(store, poll_interval, metrics)

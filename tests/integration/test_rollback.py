@@ -114,3 +114,25 @@ async def test_without_automatic_roll_back_a_failing_version_serves_and_the_heur
         assert await metric(application, "animora_model_rollbacks_total") == 0
         assert await metric(application, 'animora_model_active{version="v2"}') == 1
     assert ledger.wrong == []
+
+
+@pytest.mark.parametrize("band", FAULTS)
+async def test_an_arm_whose_version_leaves_a_band_is_switched_off_under_load(feed, store, settings, band):
+    network, options = FAULTS[band]
+    artifact, eager = tiny_artifact("v2", seed=1, network_type=network)
+    store.publish(artifact)
+    arms = {"canary": {"share": 100, "model_version": "v2"}}
+    settings = with_options(settings, rollback=options, experiments={"arms": arms})
+    ledger = Ledger(feed, {"v1": tiny_artifact("v1", seed=1)[1], "v2": eager})
+    async with serving(settings) as (application, stub), ledger.load(stub):
+        left = f'animora_arm_left_bands_total{{arm="canary",band="{band}"}}'
+        while not await metric(application, left):
+            await ledger.more(10)
+        assert await metric(application, 'animora_arm_enabled{arm="canary"}') == 0
+        ledger.versions.clear()
+        await ledger.more(100)
+        assert set(ledger.versions) == {"v1"}
+        assert await metric(application, left) == 1
+        assert await metric(application, "animora_model_rollbacks_total") == 0
+    assert ledger.wrong == []
+    assert set(ledger.outcomes) <= {"OK", "DEGRADED_REASON_INVALID_SCORES"}

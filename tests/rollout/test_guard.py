@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from animora_server.errors import DeadlineUnreachable, DeviceFault, InvalidScore
 from animora_server.rollout.guard import COMPARE_INTERVAL, RollbackGuard
 from animora_server.rollout.trial import MIN_COMPARISONS, Band, Breach
 from animora_server.rollout.watched_model import WatchedModel
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.serving_state import ServingState
-from animora_server.settings import RollbackSettings
+from animora_server.settings import ExperimentSettings, RollbackSettings
+from tests.support.arms import Fallbacks
 from tests.support.catalogs import snapshot
 from tests.support.clocks import ManualClock
 from tests.support.models import RowScoresModel
@@ -31,6 +33,7 @@ class Guarded:
     clock: ManualClock = field(default_factory=ManualClock)
     breaches: list[tuple[str, str | None, Breach]] = field(default_factory=list)
     ended: int = 0
+    counter: Fallbacks = field(default_factory=Fallbacks)
 
     def __post_init__(self):
         self.guard = RollbackGuard(self.bands, self.end, self.clock)
@@ -247,3 +250,58 @@ async def test_without_a_window_no_model_is_watched():
     async with guarded(window=0) as it:
         state = it.activate(model("v1"))
         assert not isinstance(state.active, WatchedModel)
+
+
+def experiment(guarded_by: Guarded, **versions: str) -> Arms:
+    arms = {name: {"share": 10, "model_version": version} for name, version in versions.items()}
+    for number, arm in enumerate(arms.values()):
+        arm["offset"] = 10 * number
+    guarded_by.counter = Fallbacks()
+    guarded_by.guard.arms = Arms(ExperimentSettings.model_validate({"arms": arms}), guarded_by.counter)
+    return guarded_by.guard.arms
+
+
+async def ask_arm(state: ServingState, version: str) -> None:
+    await ask(replace(state, active=state.resident[version]))
+
+
+async def test_the_arms_of_a_version_that_leaves_a_band_are_switched_off_and_the_active_version_stays():
+    async with guarded() as it:
+        arms = experiment(it, canary="v2", again="v2", other="v3")
+        good = model("v1")
+        others = model("v2", failure=NetworkFailed("raised")), model("v3")
+        state = it.activate(good, *others)
+
+        async def asked() -> bool:
+            await ask_arm(state, "v2")
+            return bool(arms.disabled)
+
+        await until(asked)
+        assert list(arms.disabled) == ["canary", "again"]
+        assert arms.disabled["canary"].startswith("errors: ")
+        assert it.counter.left == [("canary", "errors"), ("again", "errors")]
+        assert it.breaches == []
+        state = it.activate(good, *others)
+        assert [isinstance(state.resident[version], WatchedModel) for version in ("v1", "v2", "v3")] == [
+            True,
+            False,
+            True,
+        ]
+
+
+async def test_the_version_of_an_arm_is_watched_in_one_window_after_the_other():
+    async with guarded(window=60) as it:
+        arms = experiment(it, canary="v2")
+        failing = model("v2", failure=NetworkFailed("raised"))
+        knows_nobody = model("v1")
+        knows_nobody.user_row = lambda user_id: 0  # type: ignore[method-assign]  # so failures count at once
+        for _ in range(3):
+            state = it.activate(knows_nobody, failing)
+            await ask_arm(state, "v2")
+            it.clock.now += 60
+            await ask_arm(state, "v2")
+        assert not arms.disabled
+        state = it.activate(knows_nobody, failing)
+        for _ in range(2):
+            await ask_arm(state, "v2")
+        assert list(arms.disabled) == ["canary"]

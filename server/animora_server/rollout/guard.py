@@ -20,6 +20,7 @@ from animora_server.errors import (
 from animora_server.rollout.sample_queue import SampleQueue
 from animora_server.rollout.trial import Band, Breach, VersionTrial
 from animora_server.rollout.watched_model import ScoredWork, WatchedModel
+from animora_server.scoring.arms import Arms
 from animora_server.scoring.protocols import ScoringModel
 from animora_server.scoring.serving_state import ServingState
 from animora_server.scoring.transforms import are_finite, impute_featureless
@@ -56,7 +57,8 @@ class RollbackGuard:
 
     Failures are seen in the requests themselves. A failed request is scored by the version before as well: it
     counts only if that one has scores. Times and scores are compared on a sample of requests, which both
-    versions score in background turns, one after the other. Nothing is watched after the window.
+    versions score in background turns, one after the other. Nothing is watched after the window. Versions of
+    arms are watched as long as their arms are on; where one leaves a band, its arms are switched off.
 
     Args:
         bands: The section `rollback`.
@@ -65,6 +67,8 @@ class RollbackGuard:
 
     Attributes:
         on_breach: Called with the new version, the one before (None if there was none), and the band.
+        arms: The arms whose versions are watched too, one window after the other, beside the active version;
+            None without experiments.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class RollbackGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bands = bands
+        self.arms: Arms | None = None
         self.on_breach: Callable[[str, str | None, Breach], None] = _ignore
         self._on_end = on_end
         self._clock = clock
@@ -81,6 +86,7 @@ class RollbackGuard:
         self._previous: str | None = None
         self._given_up: str | None = None  # the version that left a band, while it is still active
         self._trial: VersionTrial | None = None
+        self._arm_trials: dict[str, VersionTrial] = {}  # by version
         self._compare_at = -math.inf
         self._requests: SampleQueue[_Request] = SampleQueue("model-comparison", self._process, MAX_WAITING)
 
@@ -109,17 +115,33 @@ class RollbackGuard:
         return math.nan if self._trial is None else self._trial.score_shift
 
     def watch(self, state: ServingState) -> ServingState:
-        """The serving state with the active model watched, if its version is on trial, as a new one is."""
+        """The serving state with those models watched whose versions are on trial, as a new active one is."""
         active = state.active
         if not self._bands.window or active is None or not active.version:
             return state
         if active.version != self._version:
             self._begin(active.version)
-        if self._trial is None:
+        watched: dict[str, WatchedModel] = {}
+        if self._trial is not None:
+            earlier = state.resident.get(self._previous or "")
+            watched[active.version] = self._watched(active, self._trial, earlier)
+        for version in () if self.arms is None else self.arms.enabled_versions:
+            model = state.resident.get(version)
+            if model is not None and version != active.version:
+                trial = self._arm_trials.setdefault(version, VersionTrial(self._bands, self._clock()))
+                watched[version] = self._watched(model, trial, active)
+        if not watched:
             return state
-        earlier = state.resident.get(self._previous or "")
-        watched = WatchedModel(active, (_Observer(self, self._trial, active, earlier),))
-        return replace(state, active=watched, resident={**state.resident, active.version: watched})
+        return replace(
+            state,
+            active=watched.get(active.version, active),
+            resident={**state.resident, **watched},
+        )
+
+    def _watched(
+        self, model: ScoringModel, trial: VersionTrial, earlier: ScoringModel | None
+    ) -> WatchedModel:
+        return WatchedModel(model, (_Observer(self, trial, model, earlier),))
 
     def _begin(self, version: str) -> None:
         """Begins the trial of a newly active version, unless the server has just gone back to it."""
@@ -130,24 +152,36 @@ class RollbackGuard:
         self._trial = None if went_back else VersionTrial(self._bands, self._clock())
 
     def is_current(self, trial: VersionTrial) -> bool:
-        """Whether a trial goes on; ends it if its window has passed."""
-        if trial is not self._trial:
+        """Whether a trial goes on. Ends it if its window has passed; an arm's version begins another one."""
+        arm_version = self._arm_version(trial)
+        if trial is not self._trial and arm_version is None:
             return False
         if not trial.is_over(self._clock()):
             return True
-        self._trial = None
-        log.info("model version stays", version=self._version, previous=self._previous)
+        if arm_version is not None:
+            del self._arm_trials[arm_version]
+        else:
+            self._trial = None
+            log.info("model version stays", version=self._version, previous=self._previous)
         self._on_end()
         return False
 
     def judge(self, trial: VersionTrial) -> None:
         """Ends a trial with a breach, if there is one."""
         breach = trial.breach()
-        version = self._version
-        if breach is None or trial is not self._trial or version is None:
+        if breach is None:
             return
-        self._given_up, self._trial = version, None
-        self.on_breach(version, self._previous, breach)
+        arm_version = self._arm_version(trial)
+        if arm_version is not None and self.arms is not None:
+            del self._arm_trials[arm_version]
+            self.arms.disable_version(arm_version, breach.band.value, breach.detail)
+        elif trial is self._trial and self._version is not None:
+            self._given_up, self._trial = self._version, None
+            self.on_breach(self._version, self._previous, breach)
+
+    def _arm_version(self, trial: VersionTrial) -> str | None:
+        """The version of arms that is on a trial; None for another trial, or for one that has ended."""
+        return next((version for version, each in self._arm_trials.items() if each is trial), None)
 
     def may_compare(self) -> bool:
         """Whether another comparison of times and scores may begin."""

@@ -23,6 +23,10 @@ class FallbackCounter(Protocol):
         """Counts one."""
         ...
 
+    def left_band(self, arm: str, band: str) -> None:
+        """Counts an arm that is switched off because its version has left a band."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -115,6 +119,18 @@ class Arms:
         if name not in self._disabled:
             log.warning("arm switched off", arm=name, reason=reason)
         self._disabled[name] = reason
+
+    def disable_version(self, version: str, band: str, detail: str) -> None:
+        """Switches off the arms of a version that has left a band of the section `rollback`."""
+        for arm in self.all:
+            if arm.model_version == version:
+                self.disable(arm.name, f"{band}: {detail}")
+                self._counter.left_band(arm.name, band)
+
+    @property
+    def enabled_versions(self) -> frozenset[str]:
+        """The versions of the arms that are switched on."""
+        return frozenset(arm.model_version for arm in self.all if arm.name not in self._disabled) - {""}
 
     def enable(self, name: str) -> None:
         """Switches an arm on again. Raises KeyError if there is no such arm."""

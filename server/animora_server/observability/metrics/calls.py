@@ -24,6 +24,7 @@ CODES = (
 ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NO_RANKER = "none"
+BANDS = ("errors", "invalid_scores", "slowdown", "score_shift")  # in which a version on trial must stay
 
 
 class ArrivalMetrics:
@@ -181,6 +182,13 @@ class ArmMetrics:
             registry,
             ("arm",),
         )
+        left_bands = Counter(
+            "animora_arm_left_bands",
+            "Arms that were switched off because their version left a band of the section rollback.",
+            registry,
+            ("arm", "band"),
+        )
+        self._left_bands = {(arm, band): left_bands.labels(arm, band) for arm in arms for band in BANDS}
         self._enabled = {arm: enabled.labels(arm) for arm in arms}
         answering = (CONTROL, *arms) if arms else ()
         outcomes = ("ok", *(reason.value for reason in DegradedReason), "error")
@@ -195,6 +203,10 @@ class ArmMetrics:
         self._fallbacks = {
             (arm, reason): fallbacks.labels(arm, reason) for arm in arms for reason in self.FALLBACK_REASONS
         }
+
+    def left_band(self, arm: str, band: str) -> None:
+        """Counts an arm that was switched off because its version left a band."""
+        self._left_bands[arm, band].inc()
 
     def enabled_from(self, is_enabled: Callable[[str], bool]) -> None:
         """Sets the function that tells whether the arm of a name is switched on; called at each scrape."""

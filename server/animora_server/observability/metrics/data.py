@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from animora_artifact.errors import RejectionReason
 from animora_database.views import VIEWS
 from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
-from animora_server.observability.metrics.calls import STAGE_BUCKETS
+from animora_server.observability.metrics.calls import BANDS, STAGE_BUCKETS
 
 
 class CatalogMetrics:
@@ -150,7 +150,6 @@ class ModelMetrics:
     ACTIVE_REASONS = ("signature", "replayed", "content")
     # Why a version is refused: the artifact's own reasons, and this server's.
     REASONS = (*(reason.value for reason in RejectionReason), "not_found", "device", "unexpected")
-    BANDS = ("errors", "invalid_scores", "slowdown", "score_shift")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._active = Gauge(
@@ -189,7 +188,7 @@ class ModelMetrics:
             registry,
             ("band",),
         )
-        self.rollbacks = {band: rollbacks.labels(band) for band in self.BANDS}
+        self.rollbacks = {band: rollbacks.labels(band) for band in BANDS}
         self._rolled_back = Gauge(
             "animora_model_rolled_back",
             "1 for a version that left a band, until ACTIVE changes.",
