@@ -1,10 +1,10 @@
 """A shadow version is scored beside the active one, and no reply shows it."""
 
 from tests.integration.serving import serving, with_options
-from tests.integration.test_faults import metric
 from tests.support.artifacts import TinyNetwork, tiny_artifact
 from tests.support.faulty_networks import RaisesLater, Shifted
 from tests.support.ledger import Ledger
+from tests.support.pages import metric
 
 
 async def test_requests_are_scored_by_the_shadow_too_and_answered_by_the_active_version(
