@@ -95,6 +95,7 @@ class Ranking:
         explanations: With `explain`, the terms that add up to each post's logit (or to the heuristic's
             value), parallel to post_ids; else empty.
         dropped_posts: With `explain`, the reason for each distinct dropped candidate; else empty.
+        arm: The arm of the server's experiments; empty without, or if the request names a version.
     """
 
     post_ids: tuple[int, ...]
@@ -106,6 +107,7 @@ class Ranking:
     dropped: Dropped = Dropped()
     explanations: tuple[Mapping[str, float], ...] = ()
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
+    arm: str = ""
 
     @property
     def posts(self) -> tuple[RankedPost, ...]:

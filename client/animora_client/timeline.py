@@ -36,6 +36,7 @@ class TimelinePage:
         explanations: With `explain`, parallel to post_ids; empty if the server no longer has the model that
             ranked the timeline.
         dropped_posts: The `explain_post_ids` that are not in the timeline, with the reason.
+        arm: The arm of the server's experiments, the same on each page; empty without experiments.
     """
 
     post_ids: tuple[int, ...]
@@ -47,6 +48,7 @@ class TimelinePage:
     next_page_token: str = ""
     explanations: tuple[Explanation, ...] = ()
     dropped_posts: Mapping[int, DropReason] = field(default_factory=dict)
+    arm: str = ""
 
     @property
     def posts(self) -> tuple[RankedPost, ...]:

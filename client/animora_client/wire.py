@@ -113,6 +113,7 @@ def read_ranking(message: ranking_pb2.RankResponse) -> Ranking:
         ),
         explanations=tuple(_terms(explanation.terms) for explanation in message.explanations),
         dropped_posts=_dropped_posts(message.dropped_posts),
+        arm=message.arm,
     )
 
 
@@ -140,6 +141,7 @@ def read_page(message: ranking_pb2.GetTimelineResponse) -> TimelinePage:
             for explanation in message.explanations
         ),
         dropped_posts=_dropped_posts(message.dropped_posts),
+        arm=message.arm,
     )
 
 

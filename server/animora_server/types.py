@@ -141,6 +141,22 @@ class RankQuery:
         """When the model's scores must be there, on the event loop's clock: the deadline less the reserve."""
         return self.deadline - self.reserve
 
+    def in_arm(self, arm: str, model_version: str) -> "RankQuery":
+        """The query as an arm's version serves it; `dataclasses.replace` would take ten times as long."""
+        return RankQuery(
+            self.user_id,
+            self.post_ids,
+            self.deadline,
+            self.limit,
+            self.cache_policy,
+            model_version,
+            self.exclude_seen,
+            self.exclude_post_ids,
+            self.explain,
+            self.reserve,
+            arm,
+        )
+
 
 @fast_dataclass
 class Terms:

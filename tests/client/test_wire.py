@@ -7,7 +7,7 @@ from google.rpc import status_pb2
 
 from animora_client import Internal, Ranking, Unavailable
 from animora_client.status import read_failed_call, read_status
-from animora_client.wire import read_batch
+from animora_client.wire import read_batch, read_page, read_ranking
 from animora_proto.ranking.v1 import ranking_pb2
 
 UNREADABLE = Any(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
@@ -21,6 +21,11 @@ def failed_call(details: bytes) -> grpc.aio.AioRpcError:
 def test_a_batch_with_too_few_results_is_an_error():
     with pytest.raises(Internal, match="1 results for 2 requests"):
         read_batch(ranking_pb2.BatchRankResponse(results=[ranking_pb2.RankResult()]), 2)
+
+
+def test_the_arm_of_an_answer_is_read():
+    assert read_ranking(ranking_pb2.RankResponse(arm="canary")).arm == "canary"
+    assert read_page(ranking_pb2.GetTimelineResponse(arm="canary")).arm == "canary"
 
 
 def test_an_empty_or_inconsistent_result_is_an_error_of_its_request_alone():

@@ -30,6 +30,7 @@ class Ledger:
     Attributes:
         feed: The feed whose posts are ranked.
         networks: The eager network of each version that may answer.
+        arms: How often a user, an arm and a version came together.
         seconds: How long each call took, in the order of their outcomes.
     """
 
@@ -38,6 +39,7 @@ class Ledger:
     sent: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
+    arms: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -117,6 +119,7 @@ class Ledger:
         if response.ranker != pb.RANKER_NEUCF:
             return pb.DegradedReason.Name(response.degraded_reason)
         self.versions[response.model_version] += 1
+        self.arms[user, response.arm, response.model_version] += 1
         expected = self.feed.probabilities(self.networks[response.model_version], user)
         for post, score in zip(response.post_ids, response.scores, strict=True):
             if abs(score - expected[post]) > TOLERANCE:

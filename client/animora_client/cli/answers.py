@@ -72,10 +72,12 @@ def reasons_table(title: str, reasons: Mapping[int, str]) -> Table:
 
 
 def origin(answer: Answer) -> list[str]:
-    """Ranker, model version, cache status and degradation, as the parts of one line."""
+    """Ranker, model version, arm, cache status and degradation, as the parts of one line."""
     parts = [f"ranker {answer.ranker}"]
     if answer.model_version:
         parts.append(f"model {answer.model_version}")
+    if answer.arm:
+        parts.append(f"arm {answer.arm}")
     parts.append(f"cache {answer.cache}")
     if answer.degraded_reason is not None:
         parts.append(f"degraded: {answer.degraded_reason}")
@@ -94,6 +96,7 @@ def as_json(user_id: int, answer: Answer, explanations: Sequence[Mapping[str, ob
         "model_version": answer.model_version,
         "cache": answer.cache,
         "degraded_reason": answer.degraded_reason,
+        "arm": answer.arm,
         "dropped_posts": [
             {"post_id": post_id, "reason": reason} for post_id, reason in answer.dropped_posts.items()
         ],

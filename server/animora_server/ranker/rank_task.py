@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 import numpy as np
@@ -147,7 +147,7 @@ def group_into_batches(
         for task in tasks:
             if not task.query.model_version:
                 arm = arms.serving(state, task.query.user_id)
-                task.query = replace(task.query, model_version=arm.model_version, arm=arm.name)
+                task.query = task.query.in_arm(arm.name, arm.model_version)
     groups: list[list[RankTask]] = []
     group, latest, ids = None, 0.0, 0
     for task in sorted(tasks, key=_BATCH_ORDER):

@@ -1,6 +1,7 @@
 """The arms of the experiments: which of them serves a user."""
 
 import hashlib
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,9 @@ from animora_server.types import CONTROL, FallbackReason
 
 log = structlog.get_logger(__name__)
 
-ALL_USERS = 100.0  # percent
+HASH_BYTES = 6  # so that a float holds each value
+PERCENT = 100 / (1 << 8 * HASH_BYTES)
+_USER = struct.Struct("<q")
 
 
 class FallbackCounter(Protocol):
@@ -72,8 +75,8 @@ class Arms:
 
     def position(self, user_id: int) -> float:
         """The position of a user, 0 to below 100 percent."""
-        digest = hashlib.blake2b(user_id.to_bytes(8, "little", signed=True), digest_size=6, key=self._salt)
-        return int.from_bytes(digest.digest(), "little") * (ALL_USERS / 2**48)
+        digest = hashlib.blake2b(self._salt + _USER.pack(user_id), digest_size=HASH_BYTES).digest()
+        return int.from_bytes(digest, "little") * PERCENT
 
     def of(self, user_id: int) -> Arm:
         """The arm that a user belongs to, whether it can serve or not."""

@@ -63,6 +63,13 @@ async def test_rank_prints_why_each_post_was_dropped(server):
     ]
 
 
+async def test_rank_prints_the_arm(server):
+    server.script = [answering(ranking_pb2.RankResponse(arm="canary", model_version="v2"))] * 2
+    arguments = ("rank", "--target", server.target, "--user", "7", "--posts", "1")
+    assert "model v2 · arm canary" in (await run(*arguments)).out
+    assert json.loads((await run(*arguments, "--json")).out)["arm"] == "canary"
+
+
 async def test_rank_prints_the_degraded_reason(server):
     response = ranking_pb2.RankResponse(
         ranker=ranking_pb2.RANKER_HEURISTIC,
