@@ -13,10 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from animora_artifact import FolderStore
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from tests.faults import networks
-from tests.faults.networks import HangsForOne, SlowAndHangsForOne, StallsForOne
 from tests.integration.serving import serving
 from tests.support.artifacts import tiny_artifact
+from tests.support.faulty_networks import HANGING_USER, HangsForOne, SlowAndHangsForOne, StallsForOne
 from tests.support.pages import get
 from tests.support.processes import start
 from tests.support.until import HANG_TIMEOUT, until
@@ -92,7 +91,7 @@ async def test_a_device_that_hangs_costs_no_call_and_ends_the_process(models, pr
         watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
         # The first hangs in the device; the others are scored before it, or wait behind it.
-        calls = [rank(channel, user, HANG_TIMEOUT) for user in (networks.USER, OTHER_USER, OTHER_USER)]
+        calls = [rank(channel, user, HANG_TIMEOUT) for user in (HANGING_USER, OTHER_USER, OTHER_USER)]
         replies = await asyncio.gather(*calls)
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await server.wait() == 1
@@ -108,7 +107,7 @@ async def test_a_model_that_hangs_on_the_event_loop_fails_liveness(models, proce
     async with asyncio.timeout(HANG_TIMEOUT), process() as (_, channel, http_port):
         assert (await rank(channel, OTHER_USER, HANG_TIMEOUT)).ranker == pb.RANKER_NEUCF
         assert await status_of(http_port, "/livez") == 200
-        hanging = rank(channel, networks.USER, HANG_TIMEOUT)
+        hanging = rank(channel, HANGING_USER, HANG_TIMEOUT)
 
         async def dead() -> bool:
             return await status_of(http_port, "/livez") == 503
@@ -135,7 +134,7 @@ async def test_a_stall_of_the_device_falls_back_and_does_not_latch(models, setti
                 return "NEUCF"
             return pb.DegradedReason.Name(reply.degraded_reason)
 
-        stalling = stub.Rank(pb.RankRequest(user_id=networks.USER, post_ids=POSTS), timeout=HANG_TIMEOUT)
+        stalling = stub.Rank(pb.RankRequest(user_id=HANGING_USER, post_ids=POSTS), timeout=HANG_TIMEOUT)
         waiting = asyncio.create_task(asyncio.wait_for(stalling, HANG_TIMEOUT))
         while not waiting.done():
             outcomes[await rank_in(0.2)] += 1
