@@ -96,7 +96,7 @@ docs: $(INSTALLED) ## Write the generated tables of options and metrics
 # `animora_proto`: `animora` is the import package of another project on the package index.
 PROTO_BIN := .venv-proto/bin
 PROTOC = $(PROTO_BIN)/python -m grpc_tools.protoc -I proto
-PROTO := animora/ranking/v1/ranking.proto
+PROTO := animora/ranking/v1/ranking.proto animora/ranking/v1/models.proto
 
 .venv-proto/.installed: proto/requirements.txt
 	$(PYTHON) -m venv .venv-proto

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
+from animora_server.admin import AdminPort
 from animora_server.auth import warn_about_open_ports, watch_access_list
 from animora_server.background import first_of
 from animora_server.batching import Batcher, CostModel
@@ -65,6 +66,7 @@ class Engine:
         registry: The metrics.
         device: The device, local or shared.
         scrapes: Checks callers of /metrics; None if they need no token.
+        admin: The admin port, or None; it listens while the model store is followed.
     """
 
     grpc: GrpcServer
@@ -73,6 +75,7 @@ class Engine:
     registry: CollectorRegistry
     device: InferenceDevice
     scrapes: ScrapeAuthorizer | None
+    admin: AdminPort | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Application:
     grpc: GrpcServer
     probes: Probes
     health: HealthState
+    admin: AdminPort | None = None
 
     async def wait_until_serving(self) -> None:
         """Waits until health is SERVING."""
@@ -182,11 +186,8 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             preference=lambda: model_manager.width_preference,
         )
 
-        followers = (
-            [shadow, *model_followers(store, model_manager, guard, arms, settings, metrics.models)]
-            if store
-            else []
-        )
+        followers = model_followers(store, model_manager, guard, shadow, arms, settings, metrics, authorizer)
+        watch_loops(metrics, health, *followers.loops)
 
         @asynccontextmanager
         async def following() -> AsyncIterator[None]:
@@ -194,13 +195,11 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
                 await stack.enter_async_context(
                     following_database(database, refresher, model_manager, settings, metrics, health)
                 )
-                for follower in followers:
-                    watch_loops(metrics, health, follower.loop)
-                    await stack.enter_async_context(follower)
+                await stack.enter_async_context(followers)
                 await stack.enter_async_context(health.supervising(server))
                 yield
 
-        yield Engine(server, following(), health, registry, device, scrapes)
+        yield Engine(server, following(), health, registry, device, scrapes, followers.admin)
 
 
 @asynccontextmanager
@@ -223,7 +222,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
         started.following,
     ):
         log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=str(started.device))
-        yield Application(grpc, probes, started.health)
+        yield Application(grpc, probes, started.health, started.admin)
 
 
 async def serve(settings: Settings) -> int:

@@ -35,7 +35,7 @@ class Role(StrEnum):
     """What a caller may do."""
 
     RANK = "rank"  # the ranking service and reflection
-    ADMIN = "admin"  # reserved: no call needs it yet
+    ADMIN = "admin"  # the admin port: the model service and reflection
     METRICS = "metrics"  # GET /metrics
 
 
@@ -129,6 +129,9 @@ def warn_about_open_ports(settings: Settings) -> None:
         return
     open_ports = {
         "grpc": settings.grpc.tls_client_ca is None and not is_loopback(settings.grpc.host),
+        "admin": settings.admin.enabled
+        and settings.grpc.tls_client_ca is None
+        and not is_loopback(settings.admin.host),
         "http": not is_loopback(settings.http.host),
     }
     if any(open_ports.values()):

@@ -9,7 +9,14 @@ AnimoraError
 │   ├── DeadlineExpired           the time that is left is too short for an answer
 │   ├── ModelNotResident          the requested version is not loaded
 │   ├── RankedTimelineGone        the ranked timeline of a page token is no longer stored
-│   └── CatalogUnavailable        the catalog is not loaded, or its blocks are too old
+│   ├── CatalogUnavailable        the catalog is not loaded, or its blocks are too old
+│   └── ModelServiceError         of the admin port
+│       ├── ModelNotFound         the model store has no such version
+│       ├── ModelRefused          a version must not serve
+│       ├── ActiveChanged         another version is active than the caller expects
+│       ├── ActiveNotSigned       ACTIVE has to be signed, and there is no key for it
+│       ├── ActivationPending     a version is still being verified or loaded
+│       └── ModelStoreUnavailable the model store cannot be read or written
 ├── ScoringFailed                 the model has no scores; the heuristic answers
 │   ├── ModelUnavailable          no model is loaded
 │   ├── Overloaded                the queue of the device is full
@@ -88,6 +95,61 @@ class ModelNotResident(CallError):
 
     def __init__(self) -> None:
         super().__init__("model_version: that version is not resident; leave it empty for the active one")
+
+
+class ModelServiceError(CallError):
+    """An error of ModelService."""
+
+
+class ModelNotFound(ModelServiceError):
+    """The model store has no such version."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"version: the model store holds no version {version}")
+
+
+class ModelRefused(ModelServiceError):
+    """A version must not serve.
+
+    Args:
+        version: The version.
+        reason: One of the reasons of docs/models.md.
+        detail: The details, for people.
+        is_active: Whether ACTIVE names the version although this server refuses it.
+    """
+
+    def __init__(self, version: str, reason: str, detail: str, *, is_active: bool = False) -> None:
+        what = "is active in the store, but this server refuses it" if is_active else "was not activated"
+        super().__init__(f"{version} {what}: {reason}: {detail}")
+        self.reason = reason
+
+
+class ActiveChanged(ModelServiceError):
+    """Another version is active than the caller expects, or was activated meanwhile."""
+
+    def __init__(self, active: str | None) -> None:
+        super().__init__(f"{active or 'no version'} is active now")
+
+
+class ActiveNotSigned(ModelServiceError):
+    """ACTIVE has to be signed, and there is no key for it."""
+
+    def __init__(self) -> None:
+        super().__init__("ACTIVE has to be signed: set admin.sign_key of this server, or use animora-train")
+
+
+class ActivationPending(ModelServiceError):
+    """A version is still being verified or loaded."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"{version} is still being verified or loaded: the same call waits on")
+
+
+class ModelStoreUnavailable(ModelServiceError):
+    """The model store cannot be read or written now."""
+
+    def __init__(self) -> None:
+        super().__init__("the model store cannot be read or written now; the server's log says why")
 
 
 class RankedTimelineGone(CallError):

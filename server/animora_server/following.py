@@ -1,18 +1,21 @@
 """Follows the database and the model store: the parts of the server that keep its data in step."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Protocol, Self
 
 from animora_artifact import VersionSource
+from animora_server.admin import AdminPort
 from animora_server.background import BackgroundLoop
 from animora_server.catalog import ChangeEvents
+from animora_server.errors import ConfigurationError
 from animora_server.inference import ModelManager
 from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader
 from animora_server.observability.health import HealthState
-from animora_server.observability.metrics import Metrics, ModelMetrics
+from animora_server.observability.metrics import Metrics
 from animora_server.rollout.guard import RollbackGuard
 from animora_server.scoring.arms import Arms
+from animora_server.service.authorization import Authorizer
 from animora_server.settings import Settings
 from animora_server.store import BlockRefresher, CatalogSync, EventListener, PostgresStore
 
@@ -48,7 +51,7 @@ async def following_database(
         yield
 
 
-class ModelFollower(AbstractAsyncContextManager["ModelFollower"], Protocol):
+class Follower(AbstractAsyncContextManager["Follower"], Protocol):
     """Follows something in a background loop from its entry on."""
 
     @property
@@ -57,28 +60,63 @@ class ModelFollower(AbstractAsyncContextManager["ModelFollower"], Protocol):
         ...
 
 
-def model_followers(
-    store: VersionSource,
+class ModelFollowers(AsyncExitStack):
+    """What follows the model store from its entry on.
+
+    Attributes:
+        loops: The background loops.
+        admin: The admin port, which listens from the entry on; None if it is off.
+    """
+
+    def __init__(self, parts: Sequence[Follower] = (), admin: AdminPort | None = None) -> None:
+        super().__init__()
+        self._parts = parts
+        self.admin = admin
+        self.loops = [part.loop for part in parts] + list(() if admin is None else admin.server.loops)
+
+    async def __aenter__(self) -> Self:
+        """Starts the loops, and then the admin port."""
+        for part in self._parts:
+            await self.enter_async_context(part)
+        if self.admin is not None:
+            await self.enter_async_context(self.admin)
+        return self
+
+
+def model_followers(  # noqa: PLR0913, PLR0917  # parts of the composition root
+    store: VersionSource | None,
     model_manager: ModelManager,
     guard: RollbackGuard,
+    shadow: Follower,
     arms: Arms | None,
     settings: Settings,
-    metrics: ModelMetrics,
-) -> list[ModelFollower]:
-    """What loads the versions that `ACTIVE`, experiments and `shadow` name, and what watches new ones."""
+    metrics: Metrics,
+    authorizer: Authorizer | None,
+) -> ModelFollowers:
+    """What loads the versions that `ACTIVE`, experiments and `shadow` name, watches new ones, and lists all.
+
+    Raises:
+        ConfigurationError: The admin port is on without a model store, or a key of it cannot be used.
+    """
+    if store is None:
+        if settings.admin.enabled:
+            raise ConfigurationError("admin.enabled needs models to list and activate: set models.store")
+        return ModelFollowers()
     poll_interval = settings.models.poll_interval
-    watcher = ModelWatcher(store, model_manager, poll_interval, metrics)
+    watcher = ModelWatcher(store, model_manager, poll_interval, metrics.models)
     guard.on_breach, guard.arms = watcher.roll_back, arms
-    followers: list[ModelFollower] = [watcher, guard]
+    parts: list[Follower] = [shadow, watcher, guard]
     if versions := settings.kept_versions:
-        loader = VersionLoader(store, poll_interval, metrics)
+        loader = VersionLoader(store, poll_interval, metrics.models)
 
         def report_refused(refused: Collection[str]) -> None:
             if arms is not None:
                 arms.refuse(refused)
 
-        followers.append(VersionKeeper(versions, loader, model_manager, poll_interval, report_refused))
-    return followers
+        parts.append(VersionKeeper(versions, loader, model_manager, poll_interval, report_refused))
+    if not settings.admin.enabled:
+        return ModelFollowers(parts)
+    return ModelFollowers(parts, AdminPort(settings, watcher, model_manager, metrics, authorizer))
 
 
 def watch_loops(metrics: Metrics, health: HealthState, *loops: BackgroundLoop) -> None:

@@ -15,6 +15,7 @@ from animora_server.settings import GrpcSettings, Settings
 
 log = structlog.get_logger(__name__)
 
+ADMIN_CONNECTIONS = 16  # of the admin port
 # Descriptors for PostgreSQL, the model store, files while they are read, and gRPC's own.
 RESERVE = 64
 
@@ -33,6 +34,8 @@ def fit_connections(settings: Settings) -> GrpcSettings:
     # gRPC counts the connections of each address of the host by themselves.
     listeners = len(addresses("grpc", grpc.host, grpc.port))
     needed = len(os.listdir("/dev/fd")) + RESERVE + PROBE_CONNECTIONS + settings.cache.max_connections
+    if settings.admin.enabled:
+        needed += ADMIN_CONNECTIONS * len(addresses("admin", settings.admin.host, settings.admin.port))
     limit = raise_limit(needed + wanted * listeners)
     fitting = (limit - needed) // listeners
     if fitting >= wanted:

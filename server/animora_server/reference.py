@@ -52,6 +52,7 @@ def metric_table() -> str:
     registry = CollectorRegistry()
     methods = ("Rank", "BatchRank", "GetTimeline")
     metrics = Metrics(registry, "animora.ranking.v1.RankingService", methods, arms=("example",))
+    metrics.calls.add_service("animora.ranking.v1.ModelService", ("ListModels", "GetModel", "ActivateModel"))
     WorkerMetrics(registry)
     DeviceProcessMetrics(registry)
     known = {metric.name: _labels(metric) for metric in registry.collect()}

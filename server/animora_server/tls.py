@@ -48,10 +48,12 @@ def load_identity(settings: GrpcSettings, is_usable: IsUsable | None = None) -> 
     return _parse(files, is_usable, read_files(files)) if files else None
 
 
-def watch_identity(settings: GrpcSettings, is_usable: IsUsable) -> WatchedFiles[Identity] | None:
-    """Loads the files, and follows them; None if TLS is off. See `load_identity`."""
+def watch_identity(
+    settings: GrpcSettings, is_usable: IsUsable, name: str = "tls-reload"
+) -> WatchedFiles[Identity] | None:
+    """Loads the files, and follows them in a loop; None if TLS is off. See `load_identity`."""
     files = _files(settings)
-    return WatchedFiles("tls-reload", files, partial(_parse, files, is_usable)) if files else None
+    return WatchedFiles(name, files, partial(_parse, files, is_usable)) if files else None
 
 
 def _files(settings: GrpcSettings) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from animora_server.errors import (
     CallError,
     DeviceFault,
     InvalidRequest,
+    ModelServiceError,
     NetworkFailed,
     OutOfDeviceMemory,
     PermissionDenied,
@@ -50,7 +51,10 @@ def test_a_special_failure_has_the_reason_of_its_kind():
 
 
 def test_every_error_of_a_call_is_a_refusal_or_the_callers_fault():
-    assert subclasses(CallError) - {CallError} == CALLERS_FAULTS | set(REFUSALS) == set(STATUSES)
+    of_models = subclasses(ModelServiceError)
+    of_rankings = subclasses(CallError) - {CallError} - of_models
+    assert of_rankings == CALLERS_FAULTS | set(REFUSALS)
+    assert set(STATUSES) == of_rankings | of_models - {ModelServiceError}
 
 
 def test_a_refusal_has_the_status_that_callers_get():

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from animora_server.app import Application  # many use this module without it
 
 
-def get(port: int, path: str) -> str:
-    """The text of a page. Raises HTTPError for an error status."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=HANG_TIMEOUT) as reply:
+def get(port: int, path: str, token: str = "") -> str:
+    """The text of a page, with a bearer token if there is one. Raises HTTPError for an error status."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    page = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+    with urllib.request.urlopen(page, timeout=HANG_TIMEOUT) as reply:
         return str(reply.read().decode())
 
 

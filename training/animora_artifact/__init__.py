@@ -11,6 +11,7 @@ from animora_artifact.errors import (
     ArtifactError,
     ArtifactRejected,
     CompiledUnusable,
+    SignerMissing,
     StoreUnavailable,
     VersionNotFound,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "PointerKeys",
     "SignatureCheck",
     "Signer",
+    "SignerMissing",
     "SizeLimit",
     "StoreUnavailable",
     "VersionNotFound",

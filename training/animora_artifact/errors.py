@@ -2,6 +2,7 @@
 
 ArtifactError
 ├── ArtifactRejected(reason)   the version is damaged or must not be served
+│   └── SignerMissing          ACTIVE has to be signed, and there is no private key
 ├── VersionNotFound            the store has no such version
 ├── CompiledUnusable           the native code cannot run here; TorchScript can
 ├── ActivationLost             another program changed the active version first
@@ -39,6 +40,16 @@ class ArtifactRejected(ArtifactError):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class SignerMissing(ArtifactRejected):
+    """ACTIVE has to be signed, and there is no private key."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            RejectionReason.SIGNATURE,
+            "ACTIVE has to be signed: with --sign-key, or admin.sign_key of a server",
+        )
 
 
 class VersionNotFound(ArtifactError):

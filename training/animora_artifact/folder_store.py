@@ -25,7 +25,15 @@ from animora_artifact.folder import (
     write_folder,
 )
 from animora_artifact.manifest import MARKS, Manifest, checked_name, is_name, mark_of
-from animora_artifact.package import Package, SignatureCheck, SizeLimit, pack, read_manifest, unpack
+from animora_artifact.package import (
+    Package,
+    SignatureCheck,
+    SizeLimit,
+    is_signed,
+    pack,
+    read_manifest,
+    unpack,
+)
 from animora_artifact.pointer import (
     ACTIVE,
     ANYTHING,
@@ -70,16 +78,19 @@ class FolderStore:
         self._keys = keys
         self._pointer = _PointerFile(root, lock_timeout)
 
-    def listing(self) -> VersionListing:
+    def names(self) -> list[str]:
         """See ModelStore."""
         try:
-            names = [entry.name for entry in self._root.iterdir() if is_name(entry.name) and entry.is_dir()]
+            return [entry.name for entry in self._root.iterdir() if is_name(entry.name) and entry.is_dir()]
         except FileNotFoundError:
-            return VersionListing([], [])
+            return []
         except OSError as error:
             raise StoreUnavailable(f"cannot list the model store: {error.strerror}") from error
+
+    def listing(self) -> VersionListing:
+        """See ModelStore."""
         found: list[tuple[str, Manifest | None]] = []
-        for name in names:
+        for name in self.names():
             try:
                 found.append((name, self.manifest(name)))
             except VersionNotFound:
@@ -103,6 +114,10 @@ class FolderStore:
     def read(self, version: str) -> Artifact:
         """See ModelStore."""
         return unpack(read_folder(self._folder(version), self._check, self._limit))
+
+    def is_signed(self, version: str) -> bool:
+        """See ModelStore."""
+        return is_signed(FolderSource(self._folder(version)), self._check)
 
     def require_writable(self) -> None:
         """See ModelStore. If the folder does not exist, its nearest existing parent is checked."""

@@ -165,6 +165,24 @@ def read_package(
     return Package(manifest, data, manifest_file, signature)
 
 
+def is_signed(source: Source, check: SignatureCheck | None) -> bool:
+    """Whether a version has a signature; with a check, whether its manifest is signed by the key.
+
+    Raises:
+        StoreUnavailable: A file cannot be read.
+    """
+    try:
+        signature = source.read(SIGNATURE, MAX_SIGNATURE_BYTES)
+        if check is None:
+            return True
+        _require_signed(
+            MANIFEST, digest(source.read(MANIFEST, MAX_MANIFEST_BYTES)), check.signed_digests(signature)
+        )
+    except (VersionNotFound, ArtifactRejected):
+        return False
+    return True
+
+
 def digest(content: bytes) -> FileDigest:
     """Size and SHA-256 of a file's content."""
     return FileDigest(size=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -16,6 +16,7 @@ from animora_artifact.errors import (
     ActivationLost,
     ArtifactRejected,
     RejectionReason,
+    SignerMissing,
     StoreUnavailable,
     VersionNotFound,
 )
@@ -81,13 +82,10 @@ class PointerKeys:
         """Checks that a new ACTIVE would be signed if the old one is, or if readers check it.
 
         Raises:
-            ArtifactRejected: There is no signer, but one is needed.
+            SignerMissing: There is no signer, but one is needed.
         """
         if self.signer is None and (self.check is not None or _signature_of(content or b"") is not None):
-            raise ArtifactRejected(
-                RejectionReason.SIGNATURE,
-                f"{ACTIVE} has to be signed: with --sign-key, or admin.sign_key of a server",
-            )
+            raise SignerMissing
 
 
 UNSIGNED: Final = PointerKeys()
@@ -185,7 +183,7 @@ def activate(
 
     Raises:
         ActivationLost: Another version than the expected one is active.
-        ArtifactRejected: The new pointer has to be signed, but `keys` has no signer.
+        SignerMissing: The new pointer has to be signed, but `keys` has no signer.
         StoreUnavailable: Other programs keep changing the pointer.
     """
     tried: bytes | None = None
@@ -216,7 +214,7 @@ def roll_back(file: PointerFile[Token], seen: Pointer, keys: PointerKeys = UNSIG
     Raises:
         VersionNotFound: No version was active before.
         ActivationLost: The pointer has changed since it was read.
-        ArtifactRejected: The new pointer has to be signed, but `keys` has no signer.
+        SignerMissing: The new pointer has to be signed, but `keys` has no signer.
     """
     if seen.previous is None:
         raise VersionNotFound(

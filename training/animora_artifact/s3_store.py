@@ -17,6 +17,7 @@ from animora_artifact.package import (
     SignatureCheck,
     SizeLimit,
     digest,
+    is_signed,
     pack,
     read_manifest,
     read_package,
@@ -69,11 +70,14 @@ class S3Store:
         self._keys = keys
         self._pointer = _PointerObject(self._bucket)
 
+    def names(self) -> list[str]:
+        """See ModelStore."""
+        return [name for name in self._bucket.folders() if is_name(name)]
+
     def listing(self) -> VersionListing:
         """See ModelStore."""
-        names = [name for name in self._bucket.folders() if is_name(name)]
         with ThreadPoolExecutor(MANIFESTS_AT_ONCE, "s3-manifests") as pool:
-            found = [entry for entry in pool.map(self._list_entry, names) if entry is not None]
+            found = [entry for entry in pool.map(self._list_entry, self.names()) if entry is not None]
         return VersionListing.of(found)
 
     def pointer(self) -> Pointer:
@@ -92,6 +96,10 @@ class S3Store:
         """See ModelStore."""
         source = _VersionObjects(self._bucket, checked_name(version))
         return unpack(read_package(source, version, self._check, self._limit))
+
+    def is_signed(self, version: str) -> bool:
+        """See ModelStore."""
+        return is_signed(_VersionObjects(self._bucket, checked_name(version)), self._check)
 
     def require_writable(self) -> None:
         """See ModelStore; writes the empty object `.writable`."""

@@ -50,12 +50,20 @@ class VersionSource(Protocol):
 class ModelStore(VersionSource, Protocol):
     """A model store; see VersionSource."""
 
+    def names(self) -> list[str]:
+        """The names of all versions, also of unreadable ones, in any order; some may have no manifest."""
+        ...
+
     def listing(self) -> VersionListing:
         """All versions. Folders without a manifest (half-written or foreign) are skipped."""
         ...
 
     def manifest(self, version: str) -> Manifest:
         """The manifest of a version, not verified. Raises VersionNotFound or ArtifactRejected."""
+        ...
+
+    def is_signed(self, version: str) -> bool:
+        """Whether a version has a signature; with a check, whether its manifest is signed by the key."""
         ...
 
     def require_writable(self) -> None:
@@ -84,6 +92,7 @@ class ModelStore(VersionSource, Protocol):
         Raises:
             VersionNotFound: The version does not exist.
             ArtifactRejected: The version has no valid manifest.
+            SignerMissing: ACTIVE has to be signed.
             ActivationLost: Another version than the expected one is active.
         """
         ...

@@ -83,6 +83,11 @@ class ModelManager:
         return self._active if self._active in self._loaded else None
 
     @property
+    def loaded_versions(self) -> tuple[str, ...]:
+        """The versions on the device."""
+        return tuple(self._loaded)
+
+    @property
     def versions(self) -> int:
         """How many versions are on the device."""
         return len(self._loaded)
@@ -288,6 +293,15 @@ class ModelManager:
             if self._wanted_widths != wanted_before:
                 self._reconcile()
             raise
+
+    def check_widths(self, manifest: Manifest) -> None:
+        """Checks that the catalog, once it is loaded, has embeddings of the widths that a version needs.
+
+        Raises:
+            ArtifactRejected: It has others. It may have them after a reconcile, which this requests.
+        """
+        if self.states.latest is not None:
+            self._check_widths(manifest)
 
     def on_device_lost(self) -> None:
         """Replaces all models by placeholders that raise DeviceFault, until a version is activated again."""

@@ -1,11 +1,13 @@
 """Opens the model store of the settings, and withholds native code that nobody vouches for."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from animora_artifact import (
     Artifact,
+    ModelStore,
     Pointer,
     SizeLimit,
     VersionSource,
@@ -34,20 +36,39 @@ def open_models(settings: ModelSettings) -> VersionSource | None:
         if settings.ready_requires_model:
             raise ConfigurationError("models.ready_requires_model needs a model to load: set models.store")
         return None
+    vouched_by = (
+        "models.verify_key" if settings.verify_key else "models.trusted" if settings.trusted else None
+    )
+    return NativeCodeGuard(_open(settings), vouched_by)
+
+
+def open_writable_models(settings: ModelSettings, sign_key: Path | None) -> ModelStore:
+    """Opens the model store for changes of ACTIVE, which are signed if there is a key.
+
+    Raises:
+        ConfigurationError: The store's URL or a key cannot be used, or the keys are not a pair.
+    """
+    return _open(settings, sign_key)
+
+
+def _open(settings: ModelSettings, sign_key: Path | None = None) -> ModelStore:
+    public_key = settings.active_verify_key or settings.verify_key
     try:
         check = signature_check(settings.verify_key) if settings.verify_key else None
     except ValueError as error:
         raise ConfigurationError(f"models.verify_key: {error}") from error
     try:
-        keys = pointer_keys(settings.active_verify_key or settings.verify_key)
+        keys = pointer_keys(public_key)
     except ValueError as error:
         raise ConfigurationError(f"models.active_verify_key: {error}") from error
     try:
-        store = open_store(settings.store, check, size_limit(settings, memory_limit()), keys)
+        keys = pointer_keys(public_key, sign_key)
+    except ValueError as error:
+        raise ConfigurationError(f"admin.sign_key: {error}") from error
+    try:
+        return open_store(settings.store, check, size_limit(settings, memory_limit()), keys)
     except ValueError as error:
         raise ConfigurationError(f"models.store: {error}") from error
-    vouched_by = "models.verify_key" if check else "models.trusted" if settings.trusted else None
-    return NativeCodeGuard(store, vouched_by)
 
 
 def size_limit(settings: ModelSettings, memory: int) -> SizeLimit:

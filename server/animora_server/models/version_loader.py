@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -27,14 +27,18 @@ MAX_RETRY_DELAY = 60.0  # seconds between two attempts to load a version, at mos
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class Refusal:
     """A version that could not be loaded.
 
     Attributes:
+        reason: One of ModelMetrics.REASONS; None if the store could not be read.
+        detail: The details, for people.
         attempts: The number of failed attempts.
         retry_at: The time of the next attempt on the loader's clock; infinite for none.
     """
 
+    reason: str | None
+    detail: str
     attempts: int
     retry_at: float
 
@@ -60,20 +64,29 @@ class VersionLoader:
         self._metrics = metrics
         self._clock = clock
         self._retry = Backoff(first=poll_interval, longest=max(poll_interval, MAX_RETRY_DELAY))
-        self._refusals: dict[str, _Refusal] = {}
+        self._refusals: dict[str, Refusal] = {}
 
     def is_due(self, version: str) -> bool:
         """Whether a version may be tried now."""
         refusal = self._refusals.get(version)
         return refusal is None or refusal.retry_at <= self._clock()
 
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """The last failures of versions that are not loaded, by version."""
+        return self._refusals
+
+    def retry(self, version: str) -> None:
+        """Makes a version due, whatever the pause after its last failure."""
+        self._refusals.pop(version, None)
+
     def is_refused(self, version: str) -> bool:
         """Whether the last attempt failed."""
         return version in self._refusals
 
-    def refuse(self, version: str) -> None:
-        """Refuses a version until `forget`."""
-        self._refusals[version] = _Refusal(attempts=1, retry_at=math.inf)
+    def refuse(self, version: str, reason: str, detail: str) -> None:
+        """Refuses a version until `retry` or `forget`."""
+        self._refusals[version] = Refusal(reason, detail, attempts=1, retry_at=math.inf)
 
     def forget(self) -> None:
         """Forgets the failed attempts."""
@@ -92,13 +105,13 @@ class VersionLoader:
         except (StoreUnavailable, OSError) as error:
             self._metrics.store_errors.inc()
             log.warning("model version not read; retrying", version=version, error=str(error))
-            self._postpone(version)
+            self._postpone(version, None, str(error))
         except VersionNotFound as error:
             self._reject(version, "not_found", str(error))
         except ArtifactRejected as error:
-            self._reject(version, error.reason.value, str(error))
+            self._reject(version, error.reason.value, error.detail)
             if error.reason is not RejectionReason.DIMENSIONS:  # the catalog's widths may change
-                self.refuse(version)
+                self.refuse(version, error.reason.value, error.detail)
         except ScoringFailed as error:
             self._reject(version, "device", str(error))
         except MemoryError:
@@ -114,10 +127,11 @@ class VersionLoader:
     def _reject(self, version: str, reason: str, detail: str) -> None:
         self._metrics.rejections[reason].inc()
         log.error("model version refused", version=version, reason=reason, detail=detail)
-        self._postpone(version)
+        self._postpone(version, reason, detail)
 
-    def _postpone(self, version: str) -> None:
+    def _postpone(self, version: str, reason: str | None, detail: str) -> None:
         """Schedules the next attempt, after a pause that grows with each failure."""
         previous = self._refusals.get(version)
         attempts = 1 if previous is None else previous.attempts + 1
-        self._refusals[version] = _Refusal(attempts, self._clock() + self._retry.delay(attempts))
+        retry_at = self._clock() + self._retry.delay(attempts)
+        self._refusals[version] = Refusal(reason, detail, attempts, retry_at)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
 import structlog
@@ -19,7 +19,8 @@ from animora_artifact import (
 )
 from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
-from animora_server.models.version_loader import VersionLoader
+from animora_server.errors import ActiveChanged, ModelRefused
+from animora_server.models.version_loader import Refusal, VersionLoader
 from animora_server.observability.metrics import ModelMetrics
 from animora_server.rollout.trial import Breach
 
@@ -79,8 +80,11 @@ class ModelWatcher:
         self._clock = clock
         self._pointer = Pointer()
         self._loader = VersionLoader(store, poll_interval, metrics, clock)
-        self._read_at = -math.inf
         self._wake = asyncio.Event()
+        self._polls = 0  # begun so far
+        self._pointer_poll = 0  # the poll that read the pointer
+        self._poll_ended = asyncio.Event()  # replaced at each end
+        self._read_at = -math.inf
         self.loop = BackgroundLoop(
             "model-watcher",
             self._check,
@@ -99,9 +103,46 @@ class ModelWatcher:
         """Stops polling."""
         await self.loop.stop()
 
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """The refusals of versions that `ACTIVE` names, by version."""
+        return self._loader.refusals
+
+    async def follow(self, version: str) -> None:
+        """Polls at once, and returns when a version that `ACTIVE` names by now is active here.
+
+        Raises:
+            ActiveChanged: `ACTIVE` names another version.
+            ModelRefused: The version cannot be activated.
+        """
+        earlier_polls = self._polls
+        self._loader.retry(version)
+        self._wake.set()
+        while True:
+            poll_ended = self._poll_ended
+            if self._pointer_poll > earlier_polls:
+                if self._pointer.active != version:
+                    raise ActiveChanged(self._pointer.active)
+                if self._models.active_version == version:
+                    return
+                refusal = self.refusals.get(version)
+                if refusal is not None and refusal.reason is not None:
+                    raise ModelRefused(version, refusal.reason, refusal.detail, is_active=True)
+            await poll_ended.wait()
+
     async def _check(self) -> float:
-        """One poll: activates the first version that `ACTIVE` names and that can be activated."""
+        """One poll; wakes those who wait for its end."""
         self._wake.clear()
+        self._polls += 1
+        try:
+            await self._poll()
+        finally:
+            poll_ended, self._poll_ended = self._poll_ended, asyncio.Event()
+            poll_ended.set()
+        return self._poll_interval
+
+    async def _poll(self) -> None:
+        """Activates the first version that `ACTIVE` names and that can be activated."""
         for version in await self._named_versions():
             serving = self._models.active_version
             if version == serving and self._loader.is_due(version):
@@ -111,7 +152,6 @@ class ModelWatcher:
             # A version that was rolled back may have to serve until the one before it is loaded again.
             if serving is not None and self._loader.is_due(serving):
                 break
-        return self._poll_interval
 
     def roll_back(self, version: str, previous: str | None, breach: Breach) -> None:
         """Goes back from a version that has left a band; refuses that version until `ACTIVE` changes.
@@ -123,7 +163,7 @@ class ModelWatcher:
             previous: The version that was active before in this process; None if there was none.
             breach: The band.
         """
-        self._loader.refuse(version)
+        self._loader.refuse(version, breach.band.value, breach.detail)
         self._metrics.rolled_back(version, breach.band)
         manifest = None if previous is None else self._models.roll_back(version, previous)
         log.error(
@@ -157,6 +197,7 @@ class ModelWatcher:
             raise
         if pointer.active is not None:
             self._read_at = self._clock()
+        self._pointer_poll = self._polls
         if pointer != self._pointer:
             self._pointer = pointer
             self._loader.forget()

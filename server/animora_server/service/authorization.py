@@ -1,7 +1,7 @@
 """Admits gRPC calls by the caller's bearer token or client certificate."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 import structlog
@@ -22,7 +22,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Authorizer:
-    """Decides whether a caller has the role `rank`.
+    """Decides whether a caller has a role.
 
     The metadata of a call arrives before its message, the client certificate is only known to its handler. So
     `admitting` decides at the look-up of the handler. A call that it does not admit gets a handler that calls
@@ -31,11 +31,25 @@ class Authorizer:
     Args:
         access: The tokens and certificates that are valid now.
         metrics: Counts refused callers.
+        role: The role.
+        port: The port that the callers use, for metrics and log.
     """
 
-    def __init__(self, access: WatchedFiles[AccessList], metrics: AuthMetrics) -> None:
+    def __init__(
+        self,
+        access: WatchedFiles[AccessList],
+        metrics: AuthMetrics,
+        role: Role = Role.RANK,
+        port: Literal["grpc", "admin"] = "grpc",
+    ) -> None:
         self._access = access
         self._metrics = metrics
+        self._role = role
+        self._port: Literal["grpc", "admin"] = port
+
+    def for_admin_port(self) -> "Authorizer":
+        """Checks callers of the admin port, by the same tokens and certificates."""
+        return Authorizer(self._access, self._metrics, Role.ADMIN, "admin")
 
     @property
     def access(self) -> AccessList:
@@ -48,7 +62,7 @@ class Authorizer:
         if authorization is None:
             return None
         try:
-            access.require(Role.RANK, authorization)
+            access.require(self._role, authorization)
         except CallError:
             return None
         return access
@@ -67,17 +81,18 @@ class Authorizer:
         authorization = _authorization(context.invocation_metadata())
         names = peer_names(context) if authorization is None else ()
         try:
-            self.access.require(Role.RANK, authorization, names)
+            self.access.require(self._role, authorization, names)
         except Unauthenticated:
-            self._metrics.refused("grpc", "unauthenticated")
-            log.info("gRPC caller is not known", peer=context.peer(), request_id=request_id)
+            self._metrics.refused(self._port, "unauthenticated")
+            log.info("gRPC caller is not known", peer=context.peer(), request_id=request_id, port=self._port)
             raise
         except PermissionDenied as error:
-            self._metrics.refused("grpc", "permission_denied")
+            self._metrics.refused(self._port, "permission_denied")
             log.info(
                 "gRPC caller lacks a role",
                 peer=context.peer(),
                 request_id=request_id,
+                port=self._port,
                 caller=error.caller,
                 role=error.role,
             )

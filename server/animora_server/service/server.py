@@ -35,8 +35,6 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 GRPC_LOGGER = "grpc._cython.cygrpc"
 HEALTH_SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 METHODS = ("Rank", "BatchRank", "GetTimeline")
-# Health names for clients: the server as a whole, and the service.
-HEALTH_NAMES = ("", SERVICE_NAME)
 # Health name for a liveness probe: NOT_SERVING when the process should be restarted.
 LIVENESS_NAME = "liveness"
 
@@ -47,8 +45,10 @@ class GrpcServer:
     Args:
         settings: The section `grpc`.
         handler: Wraps the methods.
-        methods: The implementation of each of METHODS.
+        methods: The implementation of each method of the service.
         authorizer: Checks callers of all services but health; None if they need no credentials.
+        service: The name of the service.
+        section: The section of the options `host` and `port`, for errors and the name of the loop.
 
     Raises:
         ConfigurationError: A TLS file cannot be read or used.
@@ -60,29 +60,33 @@ class GrpcServer:
         handler: CallHandler,
         methods: Mapping[str, UnaryMethod],
         authorizer: Authorizer | None = None,
+        *,
+        service: str = SERVICE_NAME,
+        section: str = "grpc",
     ) -> None:
         self._settings = settings
-        self._identity = watch_identity(settings, is_usable)
+        self._service = service
+        self._section = section
+        name = "tls-reload" if section == "grpc" else f"{section}-tls-reload"
+        self._identity = watch_identity(settings, is_usable, name)
         for is_needed in (is_not_lost_reply, is_not_undecodable):
             logging.getLogger(GRPC_LOGGER).addFilter(is_needed)
         self._health = HealthService(handler.arrivals.taken.inc)
         self._intake = Intake(handler.admission.room)
         handler.admission.notify(self._intake.update)
         self._server = limited_server(channel_options(settings), self._intake)
-        handlers = {method: handler.unary(method, methods[method]) for method in METHODS}
+        handlers = {name: handler.unary(name, method) for name, method in methods.items()}
         arrivals = handler.arrivals
         self._arrived = ArrivedCalls(newest_server_id())
         arrivals.arrived_from(self._arrived.read)
         if authorizer is None:
-            ranking = MethodHandlers(SERVICE_NAME, handlers, arrivals)
+            known: grpc.GenericRpcHandler = MethodHandlers(service, handlers, arrivals)
         else:
-            authorized = {
-                method: handler.authorized(method, handlers[method], authorizer) for method in METHODS
-            }
-            ranking = AuthorizedMethodHandlers(SERVICE_NAME, authorized, authorizer, arrivals)
-        self._server.add_generic_rpc_handlers((ranking,))
+            authorized = {name: handler.authorized(name, each, authorizer) for name, each in handlers.items()}
+            known = AuthorizedMethodHandlers(service, authorized, authorizer, arrivals)
+        self._server.add_generic_rpc_handlers((known,))
         self._server.add_registered_method_handlers(HEALTH_SERVICE_NAME, self._health_handlers())
-        enable_reflection(self._server, (SERVICE_NAME, HEALTH_SERVICE_NAME), authorizer)
+        enable_reflection(self._server, (service, HEALTH_SERVICE_NAME), authorizer)
         self._server.add_generic_rpc_handlers((UnknownMethodCounter(arrivals),))
         self._serving = False
         self._alive = True
@@ -98,7 +102,7 @@ class GrpcServer:
         self._publish_health()
         host, port = self._settings.host, self._settings.port
         if self._settings.workers == 1 and port:  # workers share the port, and the supervisor has checked it
-            await asyncio.to_thread(require_free, "grpc", host, port)
+            await asyncio.to_thread(require_free, self._section, host, port)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._identity is None:
@@ -106,7 +110,7 @@ class GrpcServer:
             else:
                 self.port = self._server.add_secure_port(address, server_credentials(self._identity))
         except RuntimeError as error:
-            raise cannot_listen("grpc", host, port) from error
+            raise cannot_listen(self._section, host, port) from error
         await self._server.start()
         lower_priority(self._settings.io_niceness)
         for loop in self.loops:
@@ -179,8 +183,9 @@ class GrpcServer:
         await self._intake.wait_closed()
 
     def _publish_health(self) -> None:
-        statuses = dict.fromkeys(HEALTH_NAMES, self._serving) | {LIVENESS_NAME: self._alive}
+        statuses = dict.fromkeys(("", self._service), self._serving) | {LIVENESS_NAME: self._alive}
         response = health_pb2.HealthCheckResponse
+        # For clients the server as a whole and the service; for a liveness probe a name of its own.
         for name, is_serving in statuses.items():
             self._health.set(name, response.SERVING if is_serving else response.NOT_SERVING)
 

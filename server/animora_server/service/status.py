@@ -9,8 +9,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from animora_server.degradation import REFUSALS
 from animora_server.errors import (
+    ActivationPending,
+    ActiveChanged,
+    ActiveNotSigned,
     CallError,
     InvalidRequest,
+    ModelNotFound,
+    ModelRefused,
+    ModelStoreUnavailable,
     PermissionDenied,
     TooManyRequests,
     Unauthenticated,
@@ -25,6 +31,12 @@ STATUSES: dict[type[CallError], tuple[grpc.StatusCode, str]] = {
     PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"),
     InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     **{error: (grpc.StatusCode[refusal.code], refusal.reason) for error, refusal in REFUSALS.items()},
+    ModelNotFound: (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
+    ModelRefused: (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REFUSED"),
+    ActiveChanged: (grpc.StatusCode.FAILED_PRECONDITION, "ACTIVE_CHANGED"),
+    ActiveNotSigned: (grpc.StatusCode.FAILED_PRECONDITION, "ACTIVE_NOT_SIGNED"),
+    ActivationPending: (grpc.StatusCode.DEADLINE_EXCEEDED, "ACTIVATION_PENDING"),
+    ModelStoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "MODEL_STORE_UNAVAILABLE"),
 }
 
 

@@ -3,7 +3,13 @@
 from animora_server.settings.data import REDIS_SCHEMES, CacheSettings, CatalogSettings, DatabaseSettings
 from animora_server.settings.experiments import ArmSettings, ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
-from animora_server.settings.network import MAX_WORKERS, AuthSettings, GrpcSettings, HttpSettings
+from animora_server.settings.network import (
+    MAX_WORKERS,
+    AdminSettings,
+    AuthSettings,
+    GrpcSettings,
+    HttpSettings,
+)
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
 from animora_server.settings.rollout import RollbackSettings, ShadowSettings
 from animora_server.settings.settings import LogSettings, Settings
@@ -11,6 +17,7 @@ from animora_server.settings.settings import LogSettings, Settings
 __all__ = [
     "MAX_WORKERS",
     "REDIS_SCHEMES",
+    "AdminSettings",
     "ArmSettings",
     "AuthSettings",
     "CacheSettings",

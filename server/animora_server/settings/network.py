@@ -1,4 +1,4 @@
-"""The sections `grpc`, `http` and `auth`: the ports that the server listens on, and who may call them."""
+"""The sections `grpc`, `admin`, `http` and `auth`: the ports of the server, and who may call them."""
 
 from ipaddress import ip_address
 from pathlib import Path
@@ -123,6 +123,23 @@ class GrpcSettings(Section):
                 "or insecure = true"
             )
         return self
+
+
+class AdminSettings(Section):
+    """The admin port, where operators list and activate models; its TLS and limits are those of `grpc`."""
+
+    enabled: bool = Field(default=False, description="listen on the admin port; needs `models.store`")
+    host: str = Field(
+        default="127.0.0.1",
+        description="address of the admin port; beyond loopback needs TLS (of `grpc`) or `insecure`",
+    )
+    port: int = Field(default=50052, ge=0, le=65535, description="admin port; 0 takes a free one")
+    insecure: bool = Field(default=False, description="allow an address beyond loopback without TLS")
+    sign_key: Path | None = Field(
+        default=None,
+        description="PEM file with the private key that ActivateModel signs ACTIVE with; needed with "
+        "`models.verify_key`",
+    )
 
 
 class HttpSettings(Section):

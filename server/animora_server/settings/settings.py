@@ -8,7 +8,13 @@ from pydantic import Field, model_validator
 from animora_server.settings.data import CacheSettings, CatalogSettings, DatabaseSettings
 from animora_server.settings.experiments import ExperimentSettings
 from animora_server.settings.inference import ModelSettings, ScorerSettings
-from animora_server.settings.network import AuthSettings, GrpcSettings, HttpSettings, is_loopback
+from animora_server.settings.network import (
+    AdminSettings,
+    AuthSettings,
+    GrpcSettings,
+    HttpSettings,
+    is_loopback,
+)
 from animora_server.settings.ranking import PrecomputeSettings, RankingSettings, TimelineSettings
 from animora_server.settings.rollout import RollbackSettings, ShadowSettings
 from animora_server.settings.section import Section
@@ -29,6 +35,7 @@ class Settings(Section):
     """All options."""
 
     grpc: GrpcSettings = GrpcSettings()
+    admin: AdminSettings = AdminSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -53,6 +60,7 @@ class Settings(Section):
             )
         if self.http.port == self.grpc.port != 0:
             raise ValueError(f"http.port is grpc.port, {self.grpc.port}: the two ports must differ")
+        self._check_admin_port()
         for option, candidates in (
             ("ranking.max_candidates", self.ranking.max_candidates),
             ("timeline.max_candidates", self.timeline.max_candidates),
@@ -69,6 +77,18 @@ class Settings(Section):
     def kept_versions(self) -> frozenset[str]:
         """The versions that stay on the device beside the active one: those of arms, and the shadow's."""
         return self.experiments.versions | ({self.shadow.version} - {""})
+
+    def _check_admin_port(self) -> None:
+        if not self.admin.enabled:
+            return
+        for section, port in (("grpc", self.grpc.port), ("http", self.http.port)):
+            if self.admin.port == port != 0:
+                raise ValueError(f"admin.port is {section}.port, {port}: the two ports must differ")
+        if not is_loopback(self.admin.host) and self.grpc.tls_certificate is None and not self.admin.insecure:
+            raise ValueError(
+                f"admin.host {self.admin.host} is beyond loopback and TLS is off: set grpc.tls_certificate "
+                "and grpc.tls_key, or admin.insecure = true"
+            )
 
     @model_validator(mode="after")
     def _check_kept_versions(self) -> "Settings":

@@ -51,7 +51,10 @@ async def supervise(settings: Settings, workers: int, policy: RestartPolicy = DE
     stopping = stop_signal()
     async with AsyncExitStack() as stack:
         port = stack.enter_context(reserve_port("grpc", settings.grpc.host, settings.grpc.port))
-        worker_settings = _worker_settings(settings, workers, port)
+        admin_port = None
+        if settings.admin.enabled:
+            admin_port = stack.enter_context(reserve_port("admin", settings.admin.host, settings.admin.port))
+        worker_settings = _worker_settings(settings, workers, port, admin_port)
         device_socket = stack.enter_context(socket_path()) if is_shared(settings.scorer) else None
 
         async def start(number: int) -> Worker:
@@ -127,14 +130,15 @@ async def _run_with_device(workers: Supervisor, device: Supervisor) -> int:
     return max(status for status in statuses if isinstance(status, int))
 
 
-def _worker_settings(settings: Settings, workers: int, port: int) -> Settings:
-    """The settings of all workers: with the reserved port, and a key for page tokens if none is set."""
+def _worker_settings(settings: Settings, workers: int, port: int, admin_port: int | None) -> Settings:
+    """The settings of all workers: with the reserved ports, and a key for page tokens if none is set."""
     timeline = settings.timeline
     if not timeline.token_key.get_secret_value():
         log.warning("timeline.token_key is not set: page tokens are valid for these workers only")
         timeline = timeline.model_copy(update={"token_key": SecretStr(secrets.token_hex())})
     grpc = settings.grpc.model_copy(update={"port": port, "workers": workers})
-    return settings.model_copy(update={"grpc": grpc, "timeline": timeline})
+    admin = settings.admin if admin_port is None else settings.admin.model_copy(update={"port": admin_port})
+    return settings.model_copy(update={"grpc": grpc, "admin": admin, "timeline": timeline})
 
 
 def _warn_about_threads(threads: int) -> None:

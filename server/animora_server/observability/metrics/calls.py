@@ -2,11 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import get_args
+from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry
 
-from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
+from animora_server.observability.instruments import (
+    CountCell,
+    Counter,
+    Gauge,
+    Histogram,
+    HistogramCell,
+    MultiprocessMode,
+)
 from animora_server.types import CONTROL, CacheStatus, DegradedReason, DropReason, FallbackReason, RankerName
 
 LATENCY_BUCKETS = (
@@ -31,6 +38,7 @@ class ArrivalMetrics:
     """Calls before they reach a handler, and calls that never reach one. Recorded by the handler look-up."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._arrived: list[Callable[[], int]] = []
         self._calls = Counter(
             "animora_grpc_calls",
             "Calls of all services: arrived at gRPC, and taken from gRPC to be handled. The difference "
@@ -51,8 +59,23 @@ class ArrivalMetrics:
         self.unreceived = rejected.labels("unreceived")
 
     def arrived_from(self, read: Callable[[], int]) -> None:
-        """Sets the function that returns the number of calls that arrived at gRPC; called at each scrape."""
-        self._calls.set_function(read, "arrived")
+        """Adds a function that returns the number of calls that arrived at a port; called at each scrape."""
+        self._arrived.append(read)
+        self._calls.set_function(lambda: sum(read() for read in self._arrived), "arrived")
+
+
+class InFlight(Protocol):
+    """The interface of `service.admission.AdmissionController` that metrics need."""
+
+    @property
+    def calls(self) -> int:
+        """How many calls are in flight."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many candidates are in flight."""
+        ...
 
 
 class CallMetrics:
@@ -61,21 +84,22 @@ class CallMetrics:
     def __init__(self, registry: CollectorRegistry, service: str, methods: tuple[str, ...]) -> None:
         self.arrivals = ArrivalMetrics(registry)
         names = ("grpc_type", "grpc_service", "grpc_method")
-        started = Counter("grpc_server_started", "Calls started.", registry, names)
-        handled = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))
-        handling = Histogram(
+        self._started = Counter("grpc_server_started", "Calls started.", registry, names)
+        self._ended = Counter("grpc_server_handled", "Calls ended.", registry, (*names, "grpc_code"))
+        self._handling = Histogram(
             "grpc_server_handling_seconds",
             "Time from the start of a call's handler to its end.",
             LATENCY_BUCKETS,
             registry,
             names,
         )
-        self.in_flight = Gauge(
+        self._in_flight: list[InFlight] = []
+        Gauge(
             "animora_calls_in_flight", "Calls being handled.", MultiprocessMode.SUM, registry
-        ).labels()
-        self.rows_in_flight = Gauge(
+        ).labels().set_function(lambda: sum(each.calls for each in self._in_flight))
+        Gauge(
             "animora_rows_in_flight", "Candidates being handled.", MultiprocessMode.SUM, registry
-        ).labels()
+        ).labels().set_function(lambda: sum(each.rows for each in self._in_flight))
         self.concurrency_limit = Gauge(
             "animora_concurrency_limit",
             "Calls that may be in flight at once, as adapted to the load; grpc.max_calls_in_flight without "
@@ -83,12 +107,23 @@ class CallMetrics:
             MultiprocessMode.SUM,
             registry,
         ).labels()
-        labels = {method: ("unary", service, method) for method in methods}
-        self.started = {method: started.labels(*label) for method, label in labels.items()}
-        self.handling = {method: handling.labels(*label) for method, label in labels.items()}
-        self._handled = {
-            (method, code): handled.labels(*label, code) for method, label in labels.items() for code in CODES
-        }
+        self.started: dict[str, CountCell] = {}
+        self.handling: dict[str, HistogramCell] = {}
+        self._handled: dict[tuple[str, str], CountCell] = {}
+        self.add_service(service, methods)
+
+    def watch(self, in_flight: InFlight) -> None:
+        """Adds the calls and candidates that a port handles; read at each scrape."""
+        self._in_flight.append(in_flight)
+
+    def add_service(self, service: str, methods: tuple[str, ...]) -> None:
+        """Adds the methods of a service, whose names no other service has."""
+        for method in methods:
+            labels = ("unary", service, method)
+            self.started[method] = self._started.labels(*labels)
+            self.handling[method] = self._handling.labels(*labels)
+            for code in CODES:
+                self._handled[method, code] = self._ended.labels(*labels, code)
 
     def handled(self, method: str, code: str) -> None:
         """Counts the end of a call with a status code's name."""

@@ -87,12 +87,12 @@ class AuthMetrics:
         )
         self._refusals = {
             (port, reason): refusals.labels(port, reason)
-            for port in ("grpc", "http")
+            for port in ("grpc", "admin", "http")
             for reason in ("unauthenticated", "permission_denied")
         }
         self._lock = Lock()
 
-    def refused(self, port: Literal["grpc", "http"], reason: str) -> None:
+    def refused(self, port: Literal["grpc", "admin", "http"], reason: str) -> None:
         """Counts a refusal; `reason`: "unauthenticated" or "permission_denied"."""
         with self._lock:
             self._refusals[port, reason].inc()
