@@ -35,7 +35,7 @@ demo: $(INSTALLED) ## Run the whole system on sample data until Ctrl-C
 
 .PHONY: clean
 clean: ## Remove environments, the demo's data, caches and build outputs
-	rm -rf $(VENV) .venv-proto .venv-oldest .venv-recbole .venv-peers .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	rm -rf $(VENV) .venv-proto .venv-tools .venv-oldest .venv-recbole .venv-peers .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Check
@@ -127,6 +127,54 @@ proto-check: $(INSTALLED) .venv-proto/.installed ## Check the proto's style and 
 	$(MAKE) --no-print-directory proto OUT=.venv-proto/stubs
 	cd .venv-proto/stubs && for stub in $$(find . -type f); do \
 		diff "$$stub" "../../proto/animora_proto/$$stub" || { echo "stale stubs: run make proto"; exit 1; }; done
+
+##@ Supply chain
+
+# What the images install, by hash. The PyTorch build is the user's choice: `torch` locks the default one.
+TOOLS := .venv-tools/bin
+LOCKED := server trainer torch build
+LOCK_server := --extra s3 --extra server --extra signing pyproject.toml -
+LOCK_trainer := --extra s3 --extra signing --extra training pyproject.toml -
+LOCK_torch := -
+LOCK_build := -
+INPUT_server := $(TORCH)
+INPUT_trainer := $(TORCH)
+INPUT_torch := $(TORCH)
+INPUT_build := $(shell sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml)
+# These come with a PyTorch build.
+OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+NOT_EMITTED_server := $(OF_TORCH:%=--no-emit-package %)
+NOT_EMITTED_trainer := $(NOT_EMITTED_server)
+
+.venv-tools/.installed: Makefile
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/pip install --quiet --disable-pip-version-check uv==0.13.9 cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+.PHONY: lock
+lock: $(LOCKED:%=lock-%) ## Renew deploy/requirements: versions of constraints.txt, with hashes
+
+.PHONY: $(LOCKED:%=lock-%)
+$(LOCKED:%=lock-%): lock-%: .venv-tools/.installed
+	echo '$(INPUT_$*)' | $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' --constraint constraints.txt $(NOT_EMITTED_$*) $(LOCK_$*) \
+		--output-file deploy/requirements/$*.txt
+
+.PHONY: sbom
+sbom: .venv-tools/.installed ## Write dist/sbom-server.json and dist/sbom-trainer.json (CycloneDX) of what the images install
+	@mkdir -p dist
+	for image in server trainer; do \
+		cat deploy/requirements/torch.txt deploy/requirements/$$image.txt > dist/$$image.txt; \
+		PYTHONWARNINGS=ignore $(TOOLS)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+			--output-file dist/sbom-$$image.json dist/$$image.txt || exit; \
+		rm dist/$$image.txt; done
+
+.PHONY: audit
+audit: .venv-tools/.installed ## Look for known vulnerabilities of what the images install; fails where one cannot be looked up
+	$(TOOLS)/pip-audit --progress-spinner off --require-hashes --disable-pip --strict \
+		$(LOCKED:%=--requirement deploy/requirements/%.txt)
 
 ##@ Benchmarks
 

@@ -2,7 +2,8 @@
 #
 #   docker build --file deploy/server.Dockerfile --tag animora-server .
 #
-# TORCH is the PyTorch build to install. The default is what the package index offers for the platform, which
+# Dependencies are installed by the hashes of deploy/requirements. TORCH is the PyTorch build; one that is not
+# locked there is installed from its index as it is. The default is what the package index offers for the platform, which
 # on Linux x86-64 runs on CUDA and on the CPU. For a smaller image that runs on the CPU alone, name PyTorch's
 # index of CPU builds:
 #
@@ -17,9 +18,16 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/animora
 WORKDIR /build
-# PyTorch first, in a layer of its own: it is most of the image and changes least.
-COPY constraints.txt ./
-RUN /opt/animora/bin/pip install --constraint constraints.txt "${TORCH}"
+COPY constraints.txt deploy/requirements ./
+# PyTorch first, in a layer of its own: it is most of the image and changes least. The default build is installed by
+# hash; another one is what its index offers.
+RUN if grep -q "^${TORCH} " torch.txt; then \
+        /opt/animora/bin/pip install --no-deps --require-hashes --requirement torch.txt; \
+    else \
+        /opt/animora/bin/pip install --constraint constraints.txt "${TORCH}"; \
+    fi
+RUN /opt/animora/bin/pip install --no-deps --require-hashes --requirement server.txt \
+    && pip install --no-deps --require-hashes --requirement build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
 COPY client client
@@ -27,15 +35,17 @@ COPY training training
 COPY server server
 COPY deploy/animora_demo deploy/animora_demo
 COPY deploy/sql deploy/sql
-RUN /opt/animora/bin/pip install --constraint constraints.txt ".[s3,server,signing]"
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && /opt/animora/bin/pip install --no-deps dist/*.whl \
+    && /opt/animora/bin/pip check
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="animora-server" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Volumes inherit the owner of the folders that they cover.
+# Volumes inherit the owner of the folders that they cover. Any user of group 0 may write, as on OpenShift.
 RUN groupadd --gid 10001 animora \
     && useradd --uid 10001 --gid animora --no-create-home --shell /usr/sbin/nologin animora \
-    && install --directory --owner=animora --group=animora /models /var/lib/animora
+    && install --directory --owner=animora --group=root --mode=0775 /models /var/lib/animora
 # An init: the first process of a container loses signals without a handler, and Python has none at first.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -49,7 +59,6 @@ ENV PATH=/opt/animora/bin:$PATH \
     ANIMORA_GRPC_HOST=0.0.0.0 \
     ANIMORA_HTTP_HOST=0.0.0.0 \
     ANIMORA_HTTP_INSECURE=true \
-    ANIMORA_CATALOG_DIRECTORY=/var/lib/animora \
     NUMBA_CACHE_DIR=/var/lib/animora/compiled \
     ANIMORA_MODELS_STORE=/models
 WORKDIR /var/lib/animora

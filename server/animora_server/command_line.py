@@ -10,6 +10,7 @@ import typer
 from pydantic import SecretStr
 from rich.console import Console
 
+from animora_process.temporary_folder import choose_temporary_folder
 from animora_process.user import name_process_user
 from animora_server import stderr_capture
 from animora_server.auth import Role, describe_token, new_token, watch_access_list
@@ -181,6 +182,7 @@ def token(
 def main() -> None:
     """Runs the command line. Prints an expected error as one line, without a traceback."""
     name_process_user(os.environ)
+    choose_temporary_folder(os.environ)
     try:
         cli()
     except AnimoraError as error:

@@ -110,9 +110,13 @@ def test_the_last_stage_installs_the_init(dockerfile):
     assert "tini" in packages
 
 
-def test_installed_extras_exist(dockerfile, project):
-    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', "\n".join(dockerfile.all("RUN")))
-    assert {"s3", "signing"} < set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+def test_everything_but_another_pytorch_build_is_installed_by_hash(dockerfile, program):
+    steps = [step for rest in dockerfile.all("RUN") for step in re.split(r"&&|;|\bthen\b|\belse\b", rest)]
+    installing = [step for step in steps if "pip install" in step]
+    unlocked = [step for step in installing if "--require-hashes" not in step and "dist/*.whl" not in step]
+    assert [re.findall(r'"\$\{\w+\}"', step) for step in unlocked] == [['"${TORCH}"']]
+    locks = re.findall(r"--requirement (\w+)\.txt", " ".join(installing))
+    assert locks == ["torch", program, "build"]
 
 
 def test_the_default_pytorch_build_is_that_of_the_makefile(dockerfile, checkout):

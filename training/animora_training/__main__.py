@@ -4,6 +4,7 @@ import os
 
 from animora_process.entry_point import run_command
 from animora_process.signals import end_at_once
+from animora_process.temporary_folder import choose_temporary_folder
 from animora_process.user import name_process_user
 
 
@@ -18,6 +19,7 @@ def _command_line() -> None:
     # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name_process_user(os.environ)
+    choose_temporary_folder(os.environ)
     from animora_training.commands.cli import app  # noqa: PLC0415  # may fail for a missing extra, which run_command names
 
     app(prog_name="animora-train")

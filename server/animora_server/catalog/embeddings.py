@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from animora_database.embeddings import magnitude_bits
+from animora_process.temporary_folder import SHARED_MEMORY
 from animora_server.catalog.widths import Widths
 from animora_server.types import HalfArray, IntArray
 
@@ -94,9 +95,7 @@ class EmbeddingFile:
 
     def _file(self) -> int:
         if self._descriptor is None:
-            descriptor, path = tempfile.mkstemp(prefix="animora-embeddings-", dir=self._directory)
-            # Unlinked at once, so the file is removed however the process ends.
-            Path(path).unlink()
+            descriptor = _unnamed_file(self._directory)
             weakref.finalize(self, os.close, descriptor)
             self._descriptor = descriptor
         return self._descriptor
@@ -115,6 +114,15 @@ class EmbeddingFile:
             mapped = np.frombuffer(mapping, np.float16).reshape(rows, self._width)
             self._mapped = mapped
         return mapped
+
+
+def _unnamed_file(directory: Path | None) -> int:
+    """The descriptor of a new file without a name, so that it is removed however the process ends."""
+    if directory is None and tempfile.gettempdir() == SHARED_MEMORY:
+        return os.memfd_create("animora-embeddings")  # in memory too, but not bounded by that folder's size
+    descriptor, path = tempfile.mkstemp(prefix="animora-embeddings-", dir=directory)
+    Path(path).unlink()
+    return descriptor
 
 
 def fingerprints(image: HalfArray, caption: HalfArray) -> IntArray:
