@@ -3,9 +3,8 @@
 #   docker build --file deploy/server.Dockerfile --tag animora-server .
 #
 # Dependencies are installed by the hashes of deploy/requirements. TORCH is the PyTorch build; one that is not
-# locked there is installed from its index as it is. The default is what the package index offers for the platform, which
-# on Linux x86-64 runs on CUDA and on the CPU. For a smaller image that runs on the CPU alone, name PyTorch's
-# index of CPU builds:
+# locked there is installed as its index offers it. The default runs, on Linux x86-64, on CUDA and on the CPU. For
+# a smaller image that runs on the CPU alone, name PyTorch's index of CPU builds:
 #
 #   docker build ... --build-arg TORCH=torch==2.13.0+cpu --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PYTHON_VERSION=3.12

@@ -33,7 +33,7 @@ def locked(checkout):
 
     def read(name: str) -> dict[str, Pin]:
         text = (checkout / f"deploy/requirements/{name}.txt").read_text().replace("\\\n", " ")
-        pins = {}
+        pins: dict[str, Pin] = {}
         for line in text.splitlines():
             if line and not line.startswith("#"):
                 requirement, *hashes = line.split("--hash=")
