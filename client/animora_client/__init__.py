@@ -1,6 +1,7 @@
 """The client library of an Animora server: `AsyncRankingClient` for asyncio, `RankingClient` for threads."""
 
 from animora_client.aio import AsyncRankingClient, AsyncTimeline
+from animora_client.aio_models import AsyncModelClient
 from animora_client.connection import ChannelOptions, RetryPolicy, Throttling
 from animora_client.errors import (
     DeadlineExceeded,
@@ -9,6 +10,7 @@ from animora_client.errors import (
     FieldViolation,
     Internal,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     RankingError,
     ResourceExhausted,
@@ -17,6 +19,7 @@ from animora_client.errors import (
     Unauthenticated,
     Unavailable,
 )
+from animora_client.models import Model, ModelPage
 from animora_client.overload import CallCounts
 from animora_client.ranking import (
     CacheStatus,
@@ -30,10 +33,12 @@ from animora_client.ranking import (
 )
 from animora_client.request import CachePolicy, Priority, RankOptions, RankRequest, TimelineOptions
 from animora_client.sync import RankingClient, Timeline
+from animora_client.sync_models import ModelClient
 from animora_client.timeline import Explanation, TimelinePage
 from animora_client.tls import Tls
 
 __all__ = [
+    "AsyncModelClient",
     "AsyncRankingClient",
     "AsyncTimeline",
     "CachePolicy",
@@ -51,6 +56,10 @@ __all__ = [
     "Health",
     "Internal",
     "InvalidArgument",
+    "Model",
+    "ModelClient",
+    "ModelPage",
+    "NotFound",
     "PermissionDenied",
     "Priority",
     "RankOptions",

@@ -183,7 +183,7 @@ class AsyncRankingClient:
         async with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             arguments = self._connection.call(timeout)
-            return await _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
+            return await invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
 
     @property
     def counts(self) -> CallCounts:
@@ -197,7 +197,7 @@ class AsyncRankingClient:
         stub, attempts = self._service(), self._load.start(arguments)
         while True:
             try:
-                result = await _invoke(stub, call, attempts.next(), self._is_connected)
+                result = await invoke(stub, call, attempts.next(), self._is_connected)
             except RankingError as error:
                 delay = attempts.retry_delay(error)
                 if delay is None:
@@ -251,7 +251,7 @@ class AsyncTimeline:
                 yield scroll.take(page)
 
 
-async def _invoke(
+async def invoke(
     stub: object, call: UnaryCall[Result], arguments: CallArguments, connected: Callable[[], bool]
 ) -> Result:
     """Makes a call. Raises RankingError."""

@@ -4,6 +4,7 @@ RankingError                    code, message, request_id, reason, retry_after
 ├── InvalidArgument             a field is wrong: field, violations
 ├── FailedPrecondition          the server's state forbids it, for example a model that is not resident
 │   └── SnapshotGone            the timeline of a page token no longer exists: start over
+├── NotFound                    the server has no such version
 ├── ResourceExhausted           too much in flight: retry after retry_after seconds
 │   └── Throttled               not sent, because the server refused most of the latest calls
 ├── DeadlineExceeded            no answer within the timeout
@@ -98,6 +99,10 @@ class SnapshotGone(FailedPrecondition):
     """
 
 
+class NotFound(RankingError):
+    """What the call names does not exist, such as a version of the model store."""
+
+
 class ResourceExhausted(RankingError):
     """Too much in flight, or too large a message; `retry_after` is set where waiting helps."""
 
@@ -129,6 +134,7 @@ class Internal(RankingError):
 _CLASSES: Mapping[StatusCode, type[RankingError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidArgument,
     StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    StatusCode.NOT_FOUND: NotFound,
     StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     StatusCode.UNAVAILABLE: Unavailable,

@@ -120,7 +120,7 @@ class RankingClient:
         with open_channel(self._connection, self._connection.probe_arguments()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             arguments = self._connection.call(timeout)
-            return _invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
+            return invoke(stub, health_call(service), arguments, lambda: is_connected(channel))
 
     @property
     def counts(self) -> CallCounts:
@@ -134,7 +134,7 @@ class RankingClient:
         stub, attempts = self._service(), self._load.start(arguments)
         while True:
             try:
-                result = _invoke(stub, call, attempts.next(), self._is_connected)
+                result = invoke(stub, call, attempts.next(), self._is_connected)
             except RankingError as error:
                 delay = attempts.retry_delay(error)
                 if delay is None:
@@ -180,7 +180,7 @@ class Timeline:
                 yield scroll.take(page)
 
 
-def _invoke(
+def invoke(
     stub: object, call: UnaryCall[Result], arguments: CallArguments, connected: Callable[[], bool]
 ) -> Result:
     """Makes a call. Raises RankingError."""

@@ -28,6 +28,7 @@ from animora_server.settings.section import Section
 PREFIX = "ANIMORA_"
 # Names with the prefix that are not options: the path of the configuration file, and the client's variables.
 NOT_OPTIONS = {
+    "ANIMORA_ADMIN_TARGET",
     "ANIMORA_CONFIG",
     "ANIMORA_TARGET",
     "ANIMORA_TLS_CERTIFICATE",

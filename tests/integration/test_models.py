@@ -1,6 +1,7 @@
 """ModelService on the admin port of a whole server, under load whose replies are all checked."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,8 +14,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from typer.testing import CliRunner
 
 from animora_artifact import FolderStore, Pointer, pack, pointer_keys, signer
+from animora_client import AsyncModelClient, FailedPrecondition, Model, ModelClient, NotFound
+from animora_client.cli.app import app as client_app
 from animora_proto.ranking.v1 import models_pb2 as pb
 from animora_proto.ranking.v1 import ranking_pb2
 from animora_proto.ranking.v1.models_pb2_grpc import ModelServiceStub
@@ -347,3 +351,49 @@ async def test_an_activation_is_cancelled_when_the_server_stops(settings):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await waiting
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_clients_list_and_activate_versions(settings, store):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
+        await application.wait_until_serving()
+        target = f"127.0.0.1:{admin_port(application)}"
+        async with AsyncModelClient(target, timeout=TIMEOUT) as models:
+            page = await models.list_models(page_size=2)
+            assert [model.version for model in page.models] == ["v3", "v2"]
+            page = await models.list_models(page_token=page.next_page_token)
+            assert [(model.version, model.serving) for model in page.models] == [("v1", True)]
+            assert (await models.activate_model("v2", expected="v1")).serving
+            with pytest.raises(FailedPrecondition, match="v2 is active now"):
+                await models.activate_model("v3", expected="v1")
+            with pytest.raises(NotFound):
+                await models.get_model("v7")
+
+        def call() -> tuple[Model, Model]:
+            with ModelClient(target, timeout=TIMEOUT) as models:
+                return models.activate_model("v3"), models.get_model("v2")
+
+        activated, before = await asyncio.to_thread(call)
+        assert (activated.version, activated.serving, before.active) == ("v3", True, False)
+        assert store.active() == "v3"
+
+
+async def test_the_commands_list_and_activate_versions(settings, store):
+    async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
+        await application.wait_until_serving()
+        environment = {"ANIMORA_ADMIN_TARGET": f"127.0.0.1:{admin_port(application)}"}
+
+        async def run(*words: str, code: int = 0) -> str:
+            invoke = CliRunner().invoke
+            result = await asyncio.to_thread(invoke, client_app, ["models", *words], env=environment)
+            assert result.exit_code == code, result.output
+            return result.stdout if code == 0 else result.stderr
+
+        assert "v2 is active, and served by" in await run("activate", "v2", "--timeout", "100")
+        listed = json.loads(await run("list", "--json"))
+        assert [(model["version"], model["serving"]) for model in listed] == [
+            ("v3", False), ("v2", True), ("v1", False),
+        ]  # fmt: skip
+        assert "active, serving" in await run("list")
+        refused = await run("activate", "v3", "--expected", "v1", code=1)
+        assert "FAILED_PRECONDITION: v2 is active now" in refused
+        assert store.active() == "v2"

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from animora_client.cli.bench import bench
 from animora_client.cli.failures import print_errors_plainly
+from animora_client.cli.models import models
 from animora_client.cli.options import ServerOptions, grouped
 from animora_client.cli.rank import rank
 from animora_client.cli.timeline import timeline
@@ -48,5 +49,6 @@ def health(
         raise typer.Exit(1)
 
 
+app.add_typer(models, name="models")
 for command in (rank, timeline, health, bench):
     app.command()(grouped(command))

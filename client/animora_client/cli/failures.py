@@ -12,6 +12,7 @@ from animora_client.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     RankingError,
     ResourceExhausted,
@@ -20,6 +21,12 @@ from animora_client.errors import (
     Unauthenticated,
     Unavailable,
 )
+
+_ADVICE_BY_REASON = {
+    "MODEL_REFUSED": "activate another version",
+    "ACTIVE_CHANGED": "look at `animora-client models list` before you try again",
+    "ACTIVE_NOT_SIGNED": "activate it where the key is",
+}
 
 
 @contextmanager
@@ -50,8 +57,10 @@ def _advice(error: RankingError, target: str) -> str:
             advice = f"try again in {seconds:g} s"
         case SnapshotGone():
             advice = "start over without --page-token"
+        case NotFound():
+            advice = "`animora-client models list` shows what there is"
         case FailedPrecondition():
-            advice = "remove what the message names"
+            advice = _ADVICE_BY_REASON.get(error.reason, "remove what the message names")
         case DeadlineExceeded():
             advice = f"{target} did not respond in time: increase --timeout"
         case Unavailable():

@@ -10,8 +10,10 @@ from typing import Annotated, Any, get_type_hints
 from typer import BadParameter, Option
 
 from animora_client.connection import DEFAULT_TARGET, LONGEST_TIMEOUT, Connection
+from animora_client.models import ADMIN_TIMEOUT, DEFAULT_ADMIN_TARGET
 from animora_client.request import Priority
 from animora_client.sync import RankingClient
+from animora_client.sync_models import ModelClient
 from animora_client.tls import Tls
 from animora_client.token import BearerToken
 
@@ -114,6 +116,26 @@ class ServerOptions:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise BadParameter("--tls-certificate needs --tls-key: give both or neither.")
         return Tls.from_files(self.tls_root, self.tls_certificate, self.tls_key, self.tls_server_name)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminOptions(ServerOptions):
+    """The options of the connection to an admin port."""
+
+    target: Annotated[
+        str,
+        Option(
+            envvar="ANIMORA_ADMIN_TARGET", help="host:port of the admin port.", rich_help_panel="Connection"
+        ),
+    ] = DEFAULT_ADMIN_TARGET
+    timeout: Annotated[
+        float,
+        Option(help="Seconds a call may take.", min=0.001, max=LONGEST_TIMEOUT, rich_help_panel="Connection"),
+    ] = ADMIN_TIMEOUT
+
+    def admin_client(self) -> ModelClient:
+        """A client of the admin port with these options."""
+        return ModelClient(self.target, timeout=self.timeout, tls=self._tls(), token=self._token())
 
 
 def read_ids(text: str, option: str) -> tuple[int, ...]:
