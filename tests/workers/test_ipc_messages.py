@@ -9,6 +9,10 @@ SETTINGS = Settings.model_validate(
         "catalog": {"directory": Path("/somewhere"), "max_block_age": 12.5},
         "grpc": {"insecure": True, "workers": 3},
         "timeline": {"token_key": "sixteen bytes or more"},
+        "models": {"store": "/models"},
+        "experiments": {
+            "arms": {"canary": {"share": 5, "model_version": "v2", "timeline": {"recency_weight": 0.3}}}
+        },
     }
 )
 

@@ -1,6 +1,7 @@
 """Workers that share one device, as processes: scores, a model swap, kills and freezes."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -68,6 +69,24 @@ async def test_scores_equal_those_of_a_device_in_each_worker(feed, options, shar
                     pb.GetTimelineRequest(user_id=USER, page_size=20), timeout=HANG_TIMEOUT
                 )
                 assert page.ranker == pb.RANKER_NEUCF
+
+
+async def test_the_version_of_an_arm_serves_from_a_shared_device_and_returns_with_it(feed, sharing, store):
+    store.publish(tiny_artifact("v2", seed=2)[0])
+    arms = json.dumps({"canary": {"share": 100, "model_version": "v2"}})
+    async with (
+        group("--workers", "2", **sharing, EXPERIMENTS_ARMS=arms) as servers,
+        asyncio.timeout(HANG_TIMEOUT),
+    ):
+        device, _ = await servers.serving_with_device(2)
+        async with loaded(servers, feed) as (ledger, _):
+            await ledger.until_version("v2")
+            kill(device)
+            await servers.serving_with_device(2, without=device)
+            ledger.versions.clear()
+            await ledger.until_version("v2")
+        assert {arm for _, arm, version in ledger.arms if version == "v2"} == {"canary"}
+        assert ledger.outcomes.keys() <= {"OK", "DEGRADED_REASON_DEVICE_FAULT", "DEGRADED_REASON_NO_MODEL"}
 
 
 @pytest.mark.failure(14)

@@ -11,12 +11,14 @@ A worker also sends its final metrics, and `{"refused": …}` where an option is
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
 from animora_server.settings import Settings
+from animora_server.settings.section import Section
 
 # The longest accepted line; metrics take about 40 KiB.
 MAX_LINE_BYTES = 16 << 20
@@ -49,4 +51,8 @@ def encode_settings(settings: Settings) -> Message:
 def _to_plain(value: object) -> object:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, Section):
+        return {name: _to_plain(each) for name, each in value}
+    if isinstance(value, Mapping):
+        return {name: _to_plain(each) for name, each in value.items()}
     return str(value) if isinstance(value, Path) else value
