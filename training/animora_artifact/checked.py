@@ -1,9 +1,10 @@
-"""A network that checks its arguments in Python before it calls TorchScript."""
+"""A network that checks its arguments before it calls TorchScript, and scores a pair alike in any batch."""
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from animora_artifact.manifest import Dimensions
 from animora_artifact.network import Network
@@ -11,9 +12,17 @@ from animora_artifact.network import Network
 Rows = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
+# On a CPU, the libraries behind PyTorch compute the rows of a matrix product in blocks, and the remainder by
+# other instructions, which sum in another order. Batches are filled up with row 0 to whole blocks, so that
+# the bits of a pair's logit do not depend on other pairs. 16 rows suffice for one thread, 64 for several.
+BLOCK = 64
+
 
 class CheckedNetwork:
     """A Network that checks shapes, dtypes and, on the CPU, row ranges, before it calls another network.
+
+    On a CPU, `encode_posts` and `score` return the same bits for a post or a pair in any batch, if PyTorch's
+    threads are a power of two: with others it splits products within a block.
 
     On a GPU the range check would wait for the device: callers check rows before copying them.
 
@@ -34,12 +43,21 @@ class CheckedNetwork:
         _require_rows("post_rows", post_rows, sizes.posts)
         _require_shape("image", image, (post_rows.shape[0], sizes.image))
         _require_shape("caption", caption, (post_rows.shape[0], sizes.caption))
-        return self._network.encode_posts(post_rows, image, caption)
+        count = len(post_rows)
+        if post_rows.device.type == "cpu" and (missing := -count % BLOCK):
+            post_rows = functional.pad(post_rows, (0, missing))
+            image = functional.pad(image, (0, 0, 0, missing))
+            caption = functional.pad(caption, (0, 0, 0, missing))
+        return self._network.encode_posts(post_rows, image, caption)[:count]
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
         self._require_pairs(user_rows, segments, post_table, post_index)
-        return self._network.score(user_rows, segments, post_table, post_index)
+        count = len(post_index)
+        if post_index.device.type == "cpu" and (missing := -count % BLOCK):
+            segments = functional.pad(segments, (0, missing))
+            post_index = functional.pad(post_index, (0, missing))
+        return self._network.score(user_rows, segments, post_table, post_index)[:count]
 
     def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
         """`score` on the CPU with NumPy arrays, which are faster to check. Call it in inference mode."""
@@ -47,12 +65,16 @@ class CheckedNetwork:
         require_rows("segments", segments, len(user_rows))
         _require_width(post_table, self._dimensions.post_vector)
         require_rows("post_index", post_index, post_table.shape[0])
-        if len(segments) != len(post_index):
-            raise ValueError(f"segments has {len(segments)} pairs; must be {len(post_index)}")
+        count = len(post_index)
+        if len(segments) != count:
+            raise ValueError(f"segments has {len(segments)} pairs; must be {count}")
         logits = self._network.score(
-            torch.from_numpy(user_rows), torch.from_numpy(segments), post_table, torch.from_numpy(post_index)
+            torch.from_numpy(user_rows),
+            torch.from_numpy(_in_blocks(segments)),
+            post_table,
+            torch.from_numpy(_in_blocks(post_index)),
         )
-        values: Logits = logits.float().numpy()
+        values: Logits = logits[:count].float().numpy()
         return values
 
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -72,6 +94,16 @@ class CheckedNetwork:
         _require_width(post_table, self._dimensions.post_vector)
         _require_rows("post_index", post_index, post_table.shape[0])
         _require_shape("segments", segments, tuple(post_index.shape))
+
+
+def _in_blocks(rows: Rows) -> Rows:
+    """Rows int64 (m), filled up with row 0 to whole blocks."""
+    count = len(rows)
+    if count % BLOCK == 0:
+        return rows
+    filled = np.zeros(count - count % BLOCK + BLOCK, np.int64)
+    filled[:count] = rows
+    return filled
 
 
 def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
