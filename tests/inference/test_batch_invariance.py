@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def threads(count):
         torch.set_num_threads(before)
 
 
-SCORERS = {
+SCORERS: dict[str, dict[str, Any]] = {
     "native": {"compiled": True},
     "native, odd widths": {"compiled": True, "hidden": (7, 5)},
     "TorchScript": {},

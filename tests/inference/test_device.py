@@ -94,12 +94,12 @@ async def test_every_batch_size_is_executed_twice_before_it_is_measured():
 
 
 class MemoryHog(TinyNetwork):
-    """Allocates more memory than exists when a batch has more than ten pairs."""
+    """Allocates more memory than exists when a batch has more than 64 pairs."""
 
     @torch.jit.export
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         logits = self.forward(user_rows[segments], post_table[post_index])
-        return logits + torch.zeros(1 << 60).sum() if len(post_index) > 10 else logits
+        return logits + torch.zeros(1 << 60).sum() if len(post_index) > 64 else logits
 
 
 @pytest.mark.failure(14)
@@ -110,12 +110,12 @@ async def test_a_failed_allocation_of_torchscript_is_out_of_memory_and_not_a_dev
         for version in (artifact, memory_hog):
             model = await device.load(version)
         table = await device.allocate(model, 16)
-        two = [ScoreRequest.for_user(model.network, table, 1, np.zeros(rows, np.int64)) for rows in (6, 7)]
+        two = [ScoreRequest.for_user(model.network, table, 1, np.zeros(rows, np.int64)) for rows in (60, 7)]
         for _ in range(3):
             with pytest.raises(OutOfDeviceMemory):
                 await device.score(two)
             (scores,) = await device.score(two[:1])
-            assert len(scores) == 6
+            assert len(scores) == 60
 
 
 class WrongShapes(TinyNetwork):

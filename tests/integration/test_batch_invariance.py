@@ -85,7 +85,7 @@ async def test_cached_scores_equal_fresh_ones_bit_for_bit(settings, feed):
                 cached = request(user, posts[:count], pb.CACHE_POLICY_DEFAULT)
                 scores.add(user, await stub.Rank(request(user, posts[:count])))
                 scores.add(user, await stub.Rank(cached))
-                hits = []
+                hits: list[pb.RankResponse] = []
 
                 async def is_hit(cached=cached, hits=hits):
                     hits.append(await stub.Rank(cached))

@@ -48,7 +48,7 @@ class CheckedNetwork:
             post_rows = functional.pad(post_rows, (0, missing))
             image = functional.pad(image, (0, 0, 0, missing))
             caption = functional.pad(caption, (0, 0, 0, missing))
-        return self._network.encode_posts(post_rows, image, caption)[:count]
+        return _first(self._network.encode_posts(post_rows, image, caption), count, len(post_rows))
 
     def score(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
         """See Network."""
@@ -57,7 +57,8 @@ class CheckedNetwork:
         if post_index.device.type == "cpu" and (missing := -count % BLOCK):
             segments = functional.pad(segments, (0, missing))
             post_index = functional.pad(post_index, (0, missing))
-        return self._network.score(user_rows, segments, post_table, post_index)[:count]
+        logits = self._network.score(user_rows, segments, post_table, post_index)
+        return _first(logits, count, len(post_index))
 
     def score_arrays(self, user_rows: Rows, segments: Rows, post_table: Tensor, post_index: Rows) -> Logits:
         """`score` on the CPU with NumPy arrays, which are faster to check. Call it in inference mode."""
@@ -68,13 +69,11 @@ class CheckedNetwork:
         count = len(post_index)
         if len(segments) != count:
             raise ValueError(f"segments has {len(segments)} pairs; must be {count}")
+        segments, post_index = _in_blocks(segments), _in_blocks(post_index)
         logits = self._network.score(
-            torch.from_numpy(user_rows),
-            torch.from_numpy(_in_blocks(segments)),
-            post_table,
-            torch.from_numpy(_in_blocks(post_index)),
+            torch.from_numpy(user_rows), torch.from_numpy(segments), post_table, torch.from_numpy(post_index)
         )
-        values: Logits = logits[:count].float().numpy()
+        values: Logits = _first(logits, count, len(post_index)).float().numpy()
         return values
 
     def explain(self, user_rows: Tensor, segments: Tensor, post_table: Tensor, post_index: Tensor) -> Tensor:
@@ -104,6 +103,11 @@ def _in_blocks(rows: Rows) -> Rows:
     filled = np.zeros(count - count % BLOCK + BLOCK, np.int64)
     filled[:count] = rows
     return filled
+
+
+def _first(values: Tensor, count: int, filled: int) -> Tensor:
+    """The values of the first `count` rows of a batch of `filled`; a wrong length is left to the caller."""
+    return values[:count] if filled > count and len(values) == filled else values
 
 
 def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
