@@ -215,7 +215,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
             settings.http,
             started.registry,
             live=started.health.dead,
-            ready=started.health.unready,
+            ready=started.health.unready_to_probes,
             authorizer=started.scrapes,
         ) as probes,
         started.grpc as grpc,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # Calls without a deadline have time for an answer that is not a fallback, however busy the machine is.
-    "grpc": {"port": 0, "drain_delay": 0.0, "drain_grace": 2.0, "default_timeout": 60.0},
+    "grpc": {"port": 0, "ready_delay": 0.0, "drain_delay": 0.0, "drain_grace": 2.0, "default_timeout": 60.0},
     "http": {"port": 0},
     "cache": {"timeout": 10.0},  # so that a slow look-up is still a hit
     "catalog": {"poll_interval": 0.05},

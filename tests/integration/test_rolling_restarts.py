@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
 from animora_client import AsyncRankingClient, Ranker, RankingClient, RankingError
 from animora_client.ranking import Ranking
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from tests.integration.proxies import envoy, nginx, reconfigured_nginx
+from tests.integration.serving import serving, with_options
 from tests.support.feed import TRAINED_USERS
 from tests.support.pages import get
 from tests.support.processes import start
@@ -177,3 +180,13 @@ async def test_rolling_restarts_of_two_servers_lose_no_call(
                     await proxy.includes(server.port)
             await ledger.more(100)
     assert set(ledger.outcomes) == {f"{Ranker.NEUCF} {list(POSTS)}"}
+
+
+async def test_readyz_leaves_clients_time_to_connect_before_the_next_server_is_restarted(settings):
+    slow = with_options(settings, grpc={"ready_delay": 3600.0})
+    async with serving(slow) as (application, stub):
+        assert (await stub.Rank(pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=POSTS))).post_ids
+        with pytest.raises(HTTPError) as error:
+            await asyncio.to_thread(get, application.probes.port, "/readyz")
+        with closing(error.value) as response:
+            assert (response.status, b"ready_delay" in response.read()) == (503, True)

@@ -27,6 +27,7 @@ def options(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> d
         "MODELS_READY_REQUIRES_MODEL": "true",
         "MODELS_PREFLIGHT": "false",  # which tests/inference/test_preflight.py has
         "GRPC_PORT": "0",
+        "GRPC_READY_DELAY": "0",
         "GRPC_DRAIN_DELAY": "0.2",
         "HTTP_PORT": "0",
         "SCORER_DEVICE": "cpu",

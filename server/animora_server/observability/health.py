@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -63,6 +65,7 @@ class HealthState:
         self.supervision = BackgroundLoop("supervision", self._supervise)
         self.liveness = Liveness(self.supervision)
         self.became_ready = asyncio.Event()
+        self._became_ready_at = math.inf  # time.monotonic()
         self.device_failed = asyncio.Event()
         self.draining = False
 
@@ -79,6 +82,18 @@ class HealthState:
             return "the blocks between users are too old"
         if self._settings.models.ready_requires_model and self._lacks_model(state):
             return "no model is loaded"
+        return None
+
+    def unready_to_probes(self) -> str | None:
+        """Why a rollout should not go on to the next server yet, or None: the check of /readyz.
+
+        For `grpc.ready_delay` after health first said SERVING, clients reconnect. If the next server drained
+        before, they would have none.
+        """
+        if reason := self.unready():
+            return reason
+        if time.monotonic() - self._became_ready_at < self._settings.grpc.ready_delay:
+            return "clients have not had grpc.ready_delay seconds to connect"
         return None
 
     def dead(self) -> str | None:
@@ -142,7 +157,8 @@ class HealthState:
             self._log_change(reason)
         await self._server.set_alive(self.dead() is None)
         await self._server.set_serving(reason is None)
-        if reason is None:
+        if reason is None and not self.became_ready.is_set():
+            self._became_ready_at = time.monotonic()
             self.became_ready.set()
         return SUPERVISION_INTERVAL
 

@@ -95,6 +95,13 @@ class GrpcSettings(Section):
     default_timeout: float = Field(
         default=0.5, gt=0.001, le=HOUR, description="seconds a call may take when the client sets no deadline"
     )
+    ready_delay: float = Field(
+        default=1.0,
+        ge=0,
+        le=HOUR,
+        description="seconds at start from SERVING until /readyz says 200, in which clients connect before a "
+        "rollout stops the next server",
+    )
     drain_delay: float = Field(
         default=1.0,
         ge=0,

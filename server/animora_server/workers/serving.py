@@ -40,7 +40,7 @@ async def _serve(
     if await first_of(ends | {"ready": started.health.became_ready}) in ends:
         return
     async with started.grpc as grpc:
-        parent.set_readiness(started.health.unready)
+        parent.set_readiness(started.health.unready_to_probes)
         log.info("listening", grpc_port=grpc.port, device=str(started.device))
         log.info("draining", reason=await first_of(ends))
         if draining.is_set():
