@@ -30,22 +30,27 @@ async def test_a_server_reports_not_serving_and_ends_within_its_grace_under_load
             await client.rank(TRAINED_USERS[0], [100, 200], timeout=HANG_TIMEOUT)
             answered += 1
 
-    async with asyncio.timeout(HANG_TIMEOUT):
-        port = await listening_port(server)
-        async with (
-            AsyncRankingClient(f"127.0.0.1:{port}") as client,
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-        ):
-            watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
-            while (await anext(watch)).status != health_pb2.HealthCheckResponse.SERVING:
-                pass
-            callers = [asyncio.create_task(call(client)) for _ in range(8)]
-            server.send_signal(signal.SIGTERM)
-            began = time.monotonic()
-            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            stop.set()
-            await asyncio.gather(*callers)
-            assert await server.wait() == 0
-            seconds = time.monotonic() - began
+    try:
+        async with asyncio.timeout(HANG_TIMEOUT):
+            port = await listening_port(server)
+            async with (
+                AsyncRankingClient(f"127.0.0.1:{port}") as client,
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+            ):
+                watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+                while (await anext(watch)).status != health_pb2.HealthCheckResponse.SERVING:
+                    pass
+                callers = [asyncio.create_task(call(client)) for _ in range(8)]
+                server.send_signal(signal.SIGTERM)
+                began = time.monotonic()
+                assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                stop.set()
+                await asyncio.gather(*callers)
+                assert await server.wait() == 0
+                seconds = time.monotonic() - began
+    finally:
+        if server.returncode is None:
+            server.kill()
+        await server.communicate()
     seen.note(f"NOT_SERVING at once; all of {answered} calls answered")
     seen.number("exit", seconds, at_most=DELAY + GRACE + 1, unit="s")
