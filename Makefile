@@ -52,6 +52,10 @@ faults: $(INSTALLED) ## Run the tests of docs/failures.md alone, judge their tim
 fuzz: $(INSTALLED) ## Decode mutated messages for MINUTES=10, or COUNT= of them: only documented errors, no hang
 	$(BIN)/python -m tests.fuzz $(if $(COUNT),--count $(COUNT),--minutes $(MINUTES))
 
+.PHONY: soak
+soak: $(INSTALLED) ## Load, cancels, swaps and faults for MINUTES=10, with a picture and a verdict
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style and import contracts
 	$(BIN)/ruff check .
