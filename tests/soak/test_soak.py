@@ -10,7 +10,7 @@ from tests.soak.picture import draw
 from tests.soak.soak import soak
 
 SHORT = 0.5  # minutes
-SHORT_GROWTH = 0.3  # memory is still settling; a leak of 20 MiB a second is more
+SHORT_GROWTH = 0.2  # memory is still settling; a leak of 30 MiB a second is more
 
 
 @pytest.fixture
