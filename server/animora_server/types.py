@@ -73,7 +73,6 @@ class DegradedReason(FastStrEnum):
     INVALID_SCORES = "invalid_scores"
 
 
-CONTROL = "control"  # the arm of all users who are in no other
 # Why the control arm serves a user of another arm: the arm's version is not loaded yet, or was refused, or
 # the arm is switched off.
 FallbackReason = Literal["loading", "refused", "disabled"]

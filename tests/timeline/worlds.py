@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from animora_server.arm_names import CONTROL
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.service.admission import AdmissionController
@@ -20,7 +21,7 @@ from animora_server.timeline import (
     TokenSigner,
     settings_digest,
 )
-from animora_server.types import CONTROL, GenerationPosts, TimelineQuery
+from animora_server.types import GenerationPosts, TimelineQuery
 from tests.support.arms import Fallbacks
 from tests.support.catalogs import NOW, snapshot
 from tests.support.clocks import ManualClock

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from pydantic import Field, ValidationError, field_validator
 
+from animora_server.arm_names import CONTROL
 from animora_server.settings.ranking import TimelineSettings
 from animora_server.settings.section import VERSION_PATTERN, Section
-from animora_server.types import CONTROL
 
 MAX_ARMS = 8  # each is a value of a metric's label
 ALL_USERS = 100  # percent

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from animora_server.arm_names import CONTROL
 from animora_server.errors import ModelNotResident, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.scoring.arms import CONTROL_ARM, Arm, Arms
@@ -23,7 +24,6 @@ from animora_server.timeline.pages import PageToken, TokenSigner, arm_bytes, pag
 from animora_server.timeline.provider import BuildRequest, TimelineProvider
 from animora_server.timeline.store import settings_digest, timeline_key
 from animora_server.types import (
-    CONTROL,
     CacheStatus,
     DropReason,
     IntArray,
