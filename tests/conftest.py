@@ -148,7 +148,7 @@ async def embedded_postgres(
 async def pooled(
     server_directory: Path, postgres_url: str
 ) -> AsyncIterator[Callable[[str, int], Awaitable[PgBouncer]]]:
-    """Starts a PgBouncer, of a mode and with so many connections, before the database of `postgres_url`."""
+    """Starts a PgBouncer, of a mode and a number of connections, before the database of `postgres_url`."""
     if BINARY is None:
         pytest.skip("PgBouncer is not installed")
     async with AsyncExitStack() as stack:

@@ -19,7 +19,7 @@ from animora_client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from animora_client.models import Model, ModelPage
+from animora_client.models import ModelPage, ModelVersion
 from animora_client.overload import CallCounts
 from animora_client.ranking import (
     CacheStatus,
@@ -56,9 +56,9 @@ __all__ = [
     "Health",
     "Internal",
     "InvalidArgument",
-    "Model",
     "ModelClient",
     "ModelPage",
+    "ModelVersion",
     "NotFound",
     "PermissionDenied",
     "Priority",

@@ -7,12 +7,12 @@ import grpc
 
 from animora_client.aio import invoke, is_connected, open_channel
 from animora_client.calls import Result, UnaryCall
-from animora_client.connection import Connection, ConnectionOptions
+from animora_client.connection import ClientOptions, Connection
 from animora_client.models import (
     ADMIN_TIMEOUT,
     DEFAULT_ADMIN_TARGET,
-    Model,
     ModelPage,
+    ModelVersion,
     activate_model_call,
     get_model_call,
     list_models_call,
@@ -27,8 +27,8 @@ class AsyncModelClient:
     the arguments.
     """
 
-    def __init__(self, target: str = DEFAULT_ADMIN_TARGET, **options: Unpack[ConnectionOptions]) -> None:
-        defaults: ConnectionOptions = {"timeout": ADMIN_TIMEOUT}
+    def __init__(self, target: str = DEFAULT_ADMIN_TARGET, **options: Unpack[ClientOptions]) -> None:
+        defaults: ClientOptions = {"timeout": ADMIN_TIMEOUT}
         self._connection = Connection(target, **(defaults | options))
         self._channel: grpc.aio.Channel | None = None
 
@@ -58,7 +58,7 @@ class AsyncModelClient:
         """
         return await self._invoke(list_models_call(page_size, page_token), timeout)
 
-    async def get_model(self, version: str, *, timeout: float | None = None) -> Model:
+    async def get_model(self, version: str, *, timeout: float | None = None) -> ModelVersion:
         """Gets one version.
 
         Raises:
@@ -68,7 +68,7 @@ class AsyncModelClient:
 
     async def activate_model(
         self, version: str, *, expected: str | None = None, timeout: float | None = None
-    ) -> Model:
+    ) -> ModelVersion:
         """Makes a version the active one, forward or back; returns once the server serves it.
 
         Args:

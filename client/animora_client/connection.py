@@ -116,7 +116,7 @@ class ChannelOptions:
 DEFAULT_CHANNEL = ChannelOptions()
 
 
-class ConnectionOptions(TypedDict, total=False):
+class ClientOptions(TypedDict, total=False):
     """The keyword arguments of both clients: the optional fields of `Connection`, which documents them."""
 
     timeout: float

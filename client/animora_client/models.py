@@ -13,7 +13,7 @@ ADMIN_TIMEOUT = 60.0  # seconds: loading a version takes seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelVersion:
     """A version of the model store, as one server sees it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Model:
 class ModelPage:
     """A page of versions; `next_page_token` is empty on the last."""
 
-    models: tuple[Model, ...]
+    models: tuple[ModelVersion, ...]
     next_page_token: str
 
 
@@ -63,12 +63,12 @@ def list_models_call(page_size: int, page_token: str) -> UnaryCall[ModelPage]:
     return UnaryCall("ListModels", request, _read_page)
 
 
-def get_model_call(version: str) -> UnaryCall[Model]:
+def get_model_call(version: str) -> UnaryCall[ModelVersion]:
     """GetModel."""
     return UnaryCall("GetModel", models_pb2.GetModelRequest(version=version), _read_response)
 
 
-def activate_model_call(version: str, expected: str | None) -> UnaryCall[Model]:
+def activate_model_call(version: str, expected: str | None) -> UnaryCall[ModelVersion]:
     """ActivateModel; `expected` is the version that must be active so far, empty for none, None for any."""
     request = models_pb2.ActivateModelRequest(version=version, expected_version=expected)
     return UnaryCall("ActivateModel", request, _read_response)
@@ -78,13 +78,13 @@ def _read_page(response: models_pb2.ListModelsResponse) -> ModelPage:
     return ModelPage(tuple(map(_read_model, response.models)), response.next_page_token)
 
 
-def _read_response(response: models_pb2.GetModelResponse | models_pb2.ActivateModelResponse) -> Model:
+def _read_response(response: models_pb2.GetModelResponse | models_pb2.ActivateModelResponse) -> ModelVersion:
     return _read_model(response.model)
 
 
-def _read_model(message: models_pb2.Model) -> Model:
+def _read_model(message: models_pb2.Model) -> ModelVersion:
     has_time = message.HasField("create_time")
-    return Model(
+    return ModelVersion(
         version=message.version,
         active=message.active,
         serving=message.serving,

@@ -20,8 +20,8 @@ from animora_client.connection import (
     DEFAULT_TARGET,
     CallArguments,
     ChannelArguments,
+    ClientOptions,
     Connection,
-    ConnectionOptions,
 )
 from animora_client.errors import RankingError, SnapshotGone
 from animora_client.overload import CallCounts, LoadControl
@@ -40,7 +40,7 @@ class RankingClient:
     Concurrent threads can share one client. `Connection` documents the arguments.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ConnectionOptions]) -> None:
+    def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ClientOptions]) -> None:
         self._connection = Connection(target, **options)
         self._load = LoadControl(self._connection.channel)
         self._channel: grpc.Channel | None = None

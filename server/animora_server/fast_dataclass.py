@@ -1,6 +1,7 @@
-"""A decorator for values that are created for each request."""
+"""Values that are cheap to create and to look up, for each request."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeVar, dataclass_transform
 
 Value = TypeVar("Value")
@@ -13,3 +14,9 @@ def fast_dataclass(cls: type[Value]) -> type[Value]:
     With `frozen=True` Python would check it too, and creating a value of ten fields would take 8 us, not 1.5.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+class FastStrEnum(StrEnum):
+    """A string enumeration that hashes as fast as a string: an enumeration's own hash runs in Python."""
+
+    __hash__ = str.__hash__

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from enum import StrEnum
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from animora_server.fast_dataclass import fast_dataclass
+from animora_server.fast_dataclass import FastStrEnum, fast_dataclass
 
 IntArray = npt.NDArray[np.int64]
 HalfArray = npt.NDArray[np.float16]
@@ -21,12 +19,6 @@ MIN_RESERVE = 0.004  # for the heuristic, and for sending the response
 RESERVE_SHARE = 0.2
 MAX_RESERVE = 0.1
 CLOCK_SKEW = 60.0  # seconds by which the clocks of several hosts may differ
-
-
-class FastStrEnum(StrEnum):
-    """A string enumeration that hashes as fast as a string: an enumeration's own hash runs in Python."""
-
-    __hash__ = str.__hash__
 
 
 class CachePolicy(FastStrEnum):
@@ -71,11 +63,6 @@ class DegradedReason(FastStrEnum):
     DEADLINE = "deadline"
     DEVICE_FAULT = "device_fault"
     INVALID_SCORES = "invalid_scores"
-
-
-# Why the control arm serves a user of another arm: the arm's version is not loaded yet, or was refused, or
-# the arm is switched off.
-FallbackReason = Literal["loading", "refused", "disabled"]
 
 
 class DropReason(FastStrEnum):

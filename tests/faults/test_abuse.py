@@ -56,7 +56,7 @@ class Attacked:
 
 @asynccontextmanager
 async def attacked(feed, options: dict[str, str], files: int) -> AsyncIterator[Attacked]:
-    """Starts a server that may open so many files, and calls it over one connection without retries."""
+    """Starts a server with a limit of open files, and calls it over one connection without retries."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)),
         *(sys.executable, "-m", "animora_server", "serve"),

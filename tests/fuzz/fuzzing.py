@@ -30,7 +30,7 @@ class Finding:
 
 
 def fuzz(target: Target, count: int, seed: int) -> Finding:
-    """Decodes so many messages.
+    """Decodes a number of messages.
 
     Args:
         target: The decoder.

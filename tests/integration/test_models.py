@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from typer.testing import CliRunner
 
 from animora_artifact import FolderStore, Pointer, pack, pointer_keys, signer
-from animora_client import AsyncModelClient, FailedPrecondition, Model, ModelClient, NotFound
+from animora_client import AsyncModelClient, FailedPrecondition, ModelClient, ModelVersion, NotFound
 from animora_client.cli.app import app as client_app
 from animora_proto.ranking.v1 import models_pb2 as pb
 from animora_proto.ranking.v1 import ranking_pb2
@@ -368,7 +368,7 @@ async def test_the_clients_list_and_activate_versions(settings, store):
             with pytest.raises(NotFound):
                 await models.get_model("v7")
 
-        def call() -> tuple[Model, Model]:
+        def call() -> tuple[ModelVersion, ModelVersion]:
             with ModelClient(target, timeout=TIMEOUT) as models:
                 return models.activate_model("v3"), models.get_model("v2")
 

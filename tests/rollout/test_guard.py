@@ -74,12 +74,12 @@ async def ask(state: ServingState, user: int = 7) -> None:
 
 
 async def ask_until(it: Guarded, state: ServingState, holds) -> None:
-    async def asked() -> bool:
+    async def compared() -> bool:
         it.clock.now += COMPARE_INTERVAL
         await ask(state)
         return bool(holds())
 
-    await until(asked)
+    await until(compared)
 
 
 async def test_a_version_that_fails_where_the_one_before_does_not_leaves_the_band_of_errors():
@@ -272,11 +272,11 @@ async def test_the_arms_of_a_version_that_leaves_a_band_are_switched_off_and_the
         others = model("v2", failure=NetworkFailed("raised")), model("v3")
         state = it.activate(good, *others)
 
-        async def asked() -> bool:
+        async def compared() -> bool:
             await ask_arm(state, "v2")
             return bool(arms.disabled)
 
-        await until(asked)
+        await until(compared)
         assert list(arms.disabled) == ["canary", "again"]
         assert arms.disabled["canary"].startswith("errors: ")
         assert it.counter.left == [("canary", "errors"), ("again", "errors")]

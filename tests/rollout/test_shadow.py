@@ -23,7 +23,7 @@ ROWS = np.arange(40)
 
 
 class Recorded:
-    """ShadowMetrics that keep what they receive."""
+    """ShadowCounts that keep what they receive."""
 
     def __init__(self):
         self.outcomes = Counter[str]()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from animora_server.types import FallbackReason
+from animora_server.arm_names import FallbackReason
 
 
 @dataclass

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from animora_client.cli.failures import print_errors_plainly
 from animora_client.cli.options import AdminOptions, grouped
-from animora_client.models import Model
+from animora_client.models import ModelVersion
 
 models = typer.Typer(no_args_is_help=True, help="List and activate models, on the admin port of a server.")
 
@@ -20,7 +20,7 @@ def list_models(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """List the versions of the model store, the newest names first."""
-    found: list[Model] = []
+    found: list[ModelVersion] = []
     with print_errors_plainly(connection.target), connection.admin_client() as client:
         token = None
         while token != "":
@@ -64,7 +64,7 @@ models.command("list")(grouped(list_models))
 models.command("activate")(grouped(activate))
 
 
-def _state(model: Model) -> str:
+def _state(model: ModelVersion) -> str:
     if model.refused:
         return f"refused: {model.refused}"
     states = {
@@ -75,6 +75,6 @@ def _state(model: Model) -> str:
     return ", ".join(name for name, holds in states.items() if holds)
 
 
-def _as_json(model: Model) -> dict[str, object]:
+def _as_json(model: ModelVersion) -> dict[str, object]:
     created = None if model.created_at is None else model.created_at.isoformat()
     return asdict(model) | {"created_at": created}

@@ -27,7 +27,7 @@ MAX_RETRY_DELAY = 60.0  # seconds between two attempts to load a version, at mos
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedVersion:
     """A version that could not be loaded.
 
     Attributes:
@@ -64,7 +64,7 @@ class VersionLoader:
         self._metrics = metrics
         self._clock = clock
         self._retry = Backoff(first=poll_interval, longest=max(poll_interval, MAX_RETRY_DELAY))
-        self._refusals: dict[str, Refusal] = {}
+        self._refusals: dict[str, RefusedVersion] = {}
 
     def is_due(self, version: str) -> bool:
         """Whether a version may be tried now."""
@@ -72,7 +72,7 @@ class VersionLoader:
         return refusal is None or refusal.retry_at <= self._clock()
 
     @property
-    def refusals(self) -> Mapping[str, Refusal]:
+    def refusals(self) -> Mapping[str, RefusedVersion]:
         """The last failures of versions that are not loaded, by version."""
         return self._refusals
 
@@ -86,7 +86,7 @@ class VersionLoader:
 
     def refuse(self, version: str, reason: str, detail: str) -> None:
         """Refuses a version until `retry` or `forget`."""
-        self._refusals[version] = Refusal(reason, detail, attempts=1, retry_at=math.inf)
+        self._refusals[version] = RefusedVersion(reason, detail, attempts=1, retry_at=math.inf)
 
     def forget(self) -> None:
         """Forgets the failed attempts."""
@@ -134,4 +134,4 @@ class VersionLoader:
         previous = self._refusals.get(version)
         attempts = 1 if previous is None else previous.attempts + 1
         retry_at = self._clock() + self._retry.delay(attempts)
-        self._refusals[version] = Refusal(reason, detail, attempts, retry_at)
+        self._refusals[version] = RefusedVersion(reason, detail, attempts, retry_at)

@@ -20,7 +20,7 @@ from animora_artifact import (
 from animora_artifact.errors import RejectionReason
 from animora_server.background import EXPECTED, BackgroundLoop, Backoff
 from animora_server.errors import ActiveChanged, ModelRefused
-from animora_server.models.version_loader import Refusal, VersionLoader
+from animora_server.models.version_loader import RefusedVersion, VersionLoader
 from animora_server.observability.metrics import ModelMetrics
 from animora_server.rollout.trial import Breach
 
@@ -104,7 +104,7 @@ class ModelWatcher:
         await self.loop.stop()
 
     @property
-    def refusals(self) -> Mapping[str, Refusal]:
+    def refusals(self) -> Mapping[str, RefusedVersion]:
         """The refusals of versions that `ACTIVE` names, by version."""
         return self._loader.refusals
 

@@ -21,7 +21,7 @@ MAX_WAITING = 16  # samples; each holds the scores of a request
 TOP = 10  # posts whose overlap is measured
 
 
-class ShadowMetrics(Protocol):
+class ShadowCounts(Protocol):
     """Receives the outcome of each sampled request."""
 
     def sampled(self, outcome: str) -> None:
@@ -69,7 +69,7 @@ class ShadowScorer:
         is_idle: Whether no request waits for the device.
     """
 
-    def __init__(self, settings: ShadowSettings, metrics: ShadowMetrics, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, settings: ShadowSettings, metrics: ShadowCounts, is_idle: Callable[[], bool]) -> None:
         self._settings = settings
         self._metrics = metrics
         self._is_idle = is_idle

@@ -11,7 +11,7 @@ from animora_server.settings import RollbackSettings
 from animora_server.types import FloatArray
 
 # A request that is answered too late, or refused by a full queue, is the version's fault only if the version
-# is so many times slower than the one before. Else an overload would be taken for a fault of the version.
+# is slower than the one before by this factor. Else an overload would be taken for a fault of the version.
 LATE_SLOWDOWN = 1.5
 MIN_COMPARISONS = 30  # for a median of times, and for a distribution of scores
 MIN_SCORES = 300  # for a distribution of scores: a tenth of them is 30

@@ -8,10 +8,9 @@ from typing import Protocol
 
 import structlog
 
-from animora_server.arm_names import CONTROL
+from animora_server.arm_names import CONTROL, FallbackReason
 from animora_server.scoring.serving_state import ServingState
 from animora_server.settings import ExperimentSettings
-from animora_server.types import FallbackReason
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry
 
-from animora_server.arm_names import CONTROL
+from animora_server.arm_names import CONTROL, FallbackReason
 from animora_server.observability.instruments import (
     CountCell,
     Counter,
@@ -15,7 +15,7 @@ from animora_server.observability.instruments import (
     HistogramCell,
     MultiprocessMode,
 )
-from animora_server.types import CacheStatus, DegradedReason, DropReason, FallbackReason, RankerName
+from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
