@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import structlog
 
@@ -168,6 +168,25 @@ class BackgroundLoop:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+class LoopOwner:
+    """An async context manager whose background loop runs within the block.
+
+    Attributes:
+        loop: The background loop.
+    """
+
+    loop: BackgroundLoop
+
+    async def __aenter__(self) -> Self:
+        """Starts the loop."""
+        self.loop.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stops the loop, and waits until its round has ended."""
+        await self.loop.stop()
 
 
 class Liveness:

@@ -1,12 +1,12 @@
 """Follows the database and the model store: the parts of the server that keep its data in step."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Protocol, Self
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
 
 from animora_artifact import VersionSource
 from animora_server.admin import AdminPort
-from animora_server.background import BackgroundLoop
+from animora_server.background import BackgroundLoop, LoopOwner
 from animora_server.catalog import ChangeEvents
 from animora_server.errors import ConfigurationError
 from animora_server.inference import ModelManager
@@ -14,6 +14,7 @@ from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import Metrics
 from animora_server.rollout.guard import RollbackGuard
+from animora_server.rollout.shadow import ShadowScorer
 from animora_server.scoring.arms import Arms
 from animora_server.service.authorization import Authorizer
 from animora_server.settings import Settings
@@ -51,15 +52,6 @@ async def following_database(
         yield
 
 
-class Follower(AbstractAsyncContextManager["Follower"], Protocol):
-    """Follows something in a background loop from its entry on."""
-
-    @property
-    def loop(self) -> BackgroundLoop:
-        """The loop."""
-        ...
-
-
 class ModelFollowers(AsyncExitStack):
     """What follows the model store from its entry on.
 
@@ -68,7 +60,7 @@ class ModelFollowers(AsyncExitStack):
         admin: The admin port, which listens from the entry on; None if it is off.
     """
 
-    def __init__(self, parts: Sequence[Follower] = (), admin: AdminPort | None = None) -> None:
+    def __init__(self, parts: Sequence[LoopOwner] = (), admin: AdminPort | None = None) -> None:
         super().__init__()
         self._parts = parts
         self.admin = admin
@@ -87,7 +79,7 @@ def model_followers(  # noqa: PLR0913, PLR0917  # parts of the composition root
     store: VersionSource | None,
     model_manager: ModelManager,
     guard: RollbackGuard,
-    shadow: Follower,
+    shadow: ShadowScorer,
     arms: Arms | None,
     settings: Settings,
     metrics: Metrics,
@@ -105,7 +97,7 @@ def model_followers(  # noqa: PLR0913, PLR0917  # parts of the composition root
     poll_interval = settings.models.poll_interval
     watcher = ModelWatcher(store, model_manager, poll_interval, metrics.models)
     guard.on_breach, guard.arms = watcher.roll_back, arms
-    parts: list[Follower] = [shadow, watcher, guard]
+    parts: list[LoopOwner] = [shadow, watcher, guard]
     if versions := settings.kept_versions:
         loader = VersionLoader(store, poll_interval, metrics.models)
 

@@ -6,12 +6,11 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
-from animora_server.background import BackgroundLoop, Backoff
+from animora_server.background import BackgroundLoop, Backoff, LoopOwner
 from animora_server.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
@@ -23,7 +22,7 @@ Value = TypeVar("Value")
 Contents = Mapping[str, bytes]  # of each file, by the option that names it
 
 
-class WatchedFiles(Generic[Value]):
+class WatchedFiles(LoopOwner, Generic[Value]):
     """The value that small files make. An async context manager: in its block it follows the files.
 
     Every `RELOAD_INTERVAL` the files are read whole and compared, which also notices a symbolic link that
@@ -49,17 +48,6 @@ class WatchedFiles(Generic[Value]):
         self._contents = read_files(self._files)
         self.value = parse(self._contents)
         self.loop = BackgroundLoop(name, self._reload, backoff=Backoff(RELOAD_INTERVAL, RELOAD_INTERVAL))
-
-    async def __aenter__(self) -> Self:
-        """Starts to follow the files."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stops following the files; the value stays."""
-        await self.loop.stop()
 
     async def _reload(self) -> float:
         contents = await asyncio.to_thread(read_files, self._files)

@@ -1,12 +1,12 @@
 """Keeps the versions of experiments on the device, beside the active one."""
 
 from collections.abc import Callable, Collection
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 
 from animora_artifact import Artifact
-from animora_server.background import BackgroundLoop
+from animora_server.background import BackgroundLoop, LoopOwner
 from animora_server.models.version_loader import VersionLoader
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ class KeptModels(Protocol):
         ...
 
 
-class VersionKeeper:
+class VersionKeeper(LoopOwner):
     """Loads versions, and loads them again when the device has lost them; an async context manager.
 
     It has a loop of its own, so that the active version can change while a version is loaded here.
@@ -54,15 +54,6 @@ class VersionKeeper:
         self._poll_interval = poll_interval
         self._refused = refused
         self.loop = BackgroundLoop("version-keeper", self._check)
-
-    async def __aenter__(self) -> Self:
-        """Starts loading."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Stops loading; what is loaded stays."""
-        await self.loop.stop()
 
     async def _check(self) -> float:
         for version in self._versions:

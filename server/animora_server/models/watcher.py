@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 
@@ -18,7 +18,7 @@ from animora_artifact import (
     VersionSource,
 )
 from animora_artifact.errors import RejectionReason
-from animora_server.background import EXPECTED, BackgroundLoop, Backoff
+from animora_server.background import EXPECTED, BackgroundLoop, Backoff, LoopOwner
 from animora_server.errors import ActiveChanged, ModelRefused
 from animora_server.models.version_loader import RefusedVersion, VersionLoader
 from animora_server.observability.metrics import ModelMetrics
@@ -48,7 +48,7 @@ class _Replayed(ArtifactRejected):
     """An `ACTIVE` that is older than one that was followed."""
 
 
-class ModelWatcher:
+class ModelWatcher(LoopOwner):
     """Polls a model store, an async context manager. A failure leaves the active version as it is.
 
     `ACTIVE` names the active version and the one before it. While no version is active, both are tried in
@@ -93,15 +93,6 @@ class ModelWatcher:
             wake=self._wake,
         )
         metrics.store_age_from(lambda: self._clock() - self._read_at)
-
-    async def __aenter__(self) -> Self:
-        """Starts polling."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Stops polling."""
-        await self.loop.stop()
 
     @property
     def refusals(self) -> Mapping[str, RefusedVersion]:

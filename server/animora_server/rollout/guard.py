@@ -5,11 +5,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
 
 import structlog
 
-from animora_server.background import BackgroundLoop
+from animora_server.background import LoopOwner
 from animora_server.errors import (
     DeadlineUnreachable,
     InvalidScores,
@@ -52,7 +51,7 @@ class _Request:
     failed: Band | None
 
 
-class RollbackGuard:
+class RollbackGuard(LoopOwner):
     """Watches each newly activated version for a window, and reports the first band that it leaves.
 
     Failures are seen in the requests themselves. A failed request is scored by the version before as well: it
@@ -89,20 +88,7 @@ class RollbackGuard:
         self._arm_trials: dict[str, VersionTrial] = {}  # by version
         self._compare_at = -math.inf
         self._requests: SampleQueue[_Request] = SampleQueue("model-comparison", self._process, MAX_WAITING)
-
-    async def __aenter__(self) -> Self:
-        """Starts to compare versions."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Stops."""
-        await self.loop.stop()
-
-    @property
-    def loop(self) -> BackgroundLoop:
-        """The background loop that compares versions."""
-        return self._requests.loop
+        self.loop = self._requests.loop
 
     @property
     def slowdown(self) -> float:

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
-from animora_server.background import BackgroundLoop
+from animora_server.background import LoopOwner
 from animora_server.errors import InvalidScores, NetworkFailed, ScoringFailed
 from animora_server.rollout.sample_queue import SampleQueue
 from animora_server.rollout.watched_model import ScoredWork, WatchedModel
@@ -58,7 +58,7 @@ class _Sample:
     values: FloatArray
 
 
-class ShadowScorer:
+class ShadowScorer(LoopOwner):
     """Has a second version score a share of what the active version scores, an async context manager.
 
     It uses the device only while no request waits for it: a sample that finds the device busy is dropped.
@@ -75,20 +75,7 @@ class ShadowScorer:
         self._is_idle = is_idle
         self._due = 0.0  # samples; the next request is one when it reaches 1
         self._samples: SampleQueue[_Sample] = SampleQueue("shadow", self._process, MAX_WAITING)
-
-    async def __aenter__(self) -> Self:
-        """Starts to score samples."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Stops."""
-        await self.loop.stop()
-
-    @property
-    def loop(self) -> BackgroundLoop:
-        """The background loop that scores samples."""
-        return self._samples.loop
+        self.loop = self._samples.loop
 
     def watch(self, state: ServingState) -> ServingState:
         """The serving state with the active model watched, while the shadow version is resident beside it."""

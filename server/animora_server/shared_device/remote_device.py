@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import structlog
 
 from animora_artifact import Artifact, Manifest
 from animora_artifact.vocabulary import RowIndex
-from animora_server.background import BackgroundLoop, Backoff
+from animora_server.background import BackgroundLoop, Backoff, LoopOwner
 from animora_server.batching import Batcher, BatchObserver
 from animora_server.batching.background_turns import execute_timed
 from animora_server.inference.protocols import Embeddings
@@ -57,7 +57,7 @@ class RemoteTable:
     rows: int
 
 
-class RemoteDevice:
+class RemoteDevice(LoopOwner):
     """Calls the device process and reconnects after a lost connection. See InferenceDevice.
 
     Args:
@@ -82,15 +82,6 @@ class RemoteDevice:
 
     def __str__(self) -> str:
         return self._name
-
-    async def __aenter__(self) -> Self:
-        """Starts connecting."""
-        self.loop.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Disconnects."""
-        await self.loop.stop()
 
     @property
     def is_connected(self) -> bool:
