@@ -2,14 +2,13 @@
 
 import asyncio
 import codecs
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
 
+from animora_process.small_file import UnusableFile, read_small_file
 from animora_server.background import BackgroundLoop, Backoff, LoopOwner
 from animora_server.errors import ConfigurationError
 
@@ -68,22 +67,8 @@ def read_files(files: Mapping[str, Path]) -> Contents:
     contents = {}
     for option, path in files.items():
         try:
-            contents[option] = _read(option, path).removeprefix(codecs.BOM_UTF8)  # gRPC rejects the mark
-        except OSError as error:
-            raise ConfigurationError(f"{option}: cannot read {path} ({error.strerror})") from error
+            content = read_small_file(path, MAX_BYTES)
+        except UnusableFile as error:
+            raise ConfigurationError(f"{option}: {error}") from error
+        contents[option] = content.removeprefix(codecs.BOM_UTF8)  # gRPC rejects the mark
     return contents
-
-
-def _read(option: str, path: Path) -> bytes:
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ConfigurationError(f"{option}: {path} is not a regular file")
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ConfigurationError(f"{option}: {path} has more than {MAX_BYTES:,} bytes")
-    return content
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Otherwise opening a FIFO waits for its writer: the loop would stop without a failure.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -1,9 +1,9 @@
 """A password in a file, which may be replaced while the program runs."""
 
 import logging
-import os
-import stat
 from pathlib import Path
+
+from animora_process.small_file import UnusableFile, read_small_file
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,9 @@ class PasswordFile:
 
 def _read(path: Path) -> str:
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise PasswordFileError(f"{path} is not a regular file")
-            content = file.read(MAX_BYTES + 1)
-    except PasswordFileError:
-        raise
-    except OSError as error:
-        raise PasswordFileError(f"cannot read {path} ({error.strerror})") from error
-    if len(content) > MAX_BYTES:
-        raise PasswordFileError(f"{path} has more than {MAX_BYTES:,} bytes")
+        content = read_small_file(path, MAX_BYTES)
+    except UnusableFile as error:
+        raise PasswordFileError(str(error)) from error
     try:
         password = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
@@ -63,8 +56,3 @@ def _read(path: Path) -> str:
     if any(character in password for character in "\0\r\n"):
         raise PasswordFileError(f"{path} must hold the password alone, in one line")
     return password
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Otherwise opening a FIFO waits for its writer.
-    return os.open(path, flags | os.O_NONBLOCK)
