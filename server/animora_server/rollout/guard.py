@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -45,7 +45,7 @@ class _Request:
         failed: The band of the new version's failure; None to compare times and scores.
     """
 
-    observer: "_Observer"
+    observer: "_TrialObserver"
     user_id: int
     rows: IntArray
     failed: Band | None
@@ -116,18 +116,12 @@ class RollbackGuard(LoopOwner):
             if model is not None and version != active.version:
                 trial = self._arm_trials.setdefault(version, VersionTrial(self._bands, self._clock()))
                 watched[version] = self._watched(model, trial, active)
-        if not watched:
-            return state
-        return replace(
-            state,
-            active=watched.get(active.version, active),
-            resident={**state.resident, **watched},
-        )
+        return state.with_models(watched) if watched else state
 
     def _watched(
         self, model: ScoringModel, trial: VersionTrial, earlier: ScoringModel | None
     ) -> WatchedModel:
-        return WatchedModel(model, (_Observer(self, trial, model, earlier),))
+        return WatchedModel(model, _TrialObserver(self, trial, model, earlier))
 
     def _begin(self, version: str) -> None:
         """Begins the trial of a newly active version, unless the server has just gone back to it."""
@@ -191,7 +185,7 @@ class RollbackGuard(LoopOwner):
 
 
 @dataclass(frozen=True, slots=True)
-class _Observer:
+class _TrialObserver:
     """Observes a version on trial. See ScoreObserver.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -82,8 +82,8 @@ class ShadowScorer(LoopOwner):
         active, shadow = state.active, state.resident.get(self._settings.version)
         if not self._settings.share or active is None or shadow is None or shadow.version == active.version:
             return state
-        watched = WatchedModel(active, (_Observer(self, active, shadow),))
-        return replace(state, active=watched, resident={**state.resident, active.version: watched})
+        watched = WatchedModel(active, _ShadowObserver(self, active, shadow))
+        return state.with_models({active.version: watched})
 
     def offer(self, served: ScoringModel, shadow: ScoringModel, work: ScoredWork, values: FloatArray) -> None:
         """Samples the requests of a piece of work; values float32 (m) are the served version's logits."""
@@ -125,7 +125,7 @@ class ShadowScorer(LoopOwner):
 
 
 @dataclass(frozen=True, slots=True)
-class _Observer:
+class _ShadowObserver:
     """Samples what the active version scores. See ScoreObserver."""
 
     scorer: ShadowScorer

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -66,15 +66,15 @@ class ScoreObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchedModel:
-    """A ScoringModel that reports its scores and failures to observers. See ScoringModel.
+    """A ScoringModel that reports its scores and failures to an observer. See ScoringModel.
 
     Attributes:
         model: The model.
-        observers: Who is told.
+        observer: Who is told.
     """
 
     model: ScoringModel
-    observers: Sequence[ScoreObserver]
+    observer: ScoreObserver
     _look_ups: "deque[tuple[IntArray, IntArray]]" = field(default_factory=lambda: deque(maxlen=MAX_LOOK_UPS))
 
     @property
@@ -104,7 +104,7 @@ class WatchedModel:
         try:
             future = self.model.score(user_row, rows, deadline)
         except (Overloaded, DeadlineUnreachable) as error:
-            self._failed(work, error)
+            self.observer.failed(work, error)
             raise
         future.add_done_callback(partial(self._done, work))
         return future
@@ -117,7 +117,7 @@ class WatchedModel:
         try:
             future = self.model.score_all(user_rows, sizes, rows, deadline)
         except (Overloaded, DeadlineUnreachable) as error:
-            self._failed(work, error)
+            self.observer.failed(work, error)
             raise
         future.add_done_callback(partial(self._done, work))
         return future
@@ -135,11 +135,6 @@ class WatchedModel:
             return
         error = future.exception()
         if error is not None:
-            self._failed(work, error)
+            self.observer.failed(work, error)
             return
-        for observer in self.observers:
-            observer.scored(work, future.result())
-
-    def _failed(self, work: ScoredWork, error: BaseException) -> None:
-        for observer in self.observers:
-            observer.failed(work, error)
+        self.observer.scored(work, future.result())

@@ -43,6 +43,11 @@ class ServingState:
         """
         return replace(self, active=self.model(version)) if version else self
 
+    def with_models(self, models: Mapping[str, ScoringModel]) -> "ServingState":
+        """The state in which other models, given by version, stand for those of loaded versions."""
+        active = None if self.active is None else models.get(self.active.version, self.active)
+        return replace(self, active=active, resident={**self.resident, **models})
+
 
 class ServingStateHolder:
     """Holds the serving state for new requests. The model manager replaces it.
