@@ -27,6 +27,7 @@ from animora_server.errors import (
     ModelStoreUnavailable,
     ScoringFailed,
 )
+from animora_server.models.model_store import readable_active
 from animora_server.models.watcher import ModelWatcher
 
 log = structlog.get_logger(__name__)
@@ -99,7 +100,7 @@ class ModelActivator:
 
     async def _activate(self, version: str, expected: Expected) -> None:
         try:
-            if await self._active() != version:
+            if await asyncio.to_thread(readable_active, self._store) != version:
                 if not self._is_resident(version):
                     await self._check(version)
                 await asyncio.to_thread(self._store.activate, version, expected)
@@ -116,13 +117,6 @@ class ModelActivator:
             log.warning("model store failed an activation", version=version, error=str(error))
             raise ModelStoreUnavailable from error
         await self._watcher.follow(version)
-
-    async def _active(self) -> str | None:
-        """The version that `ACTIVE` names; None if it is not signed by the key, or damaged."""
-        try:
-            return await asyncio.to_thread(self._store.active)
-        except ArtifactRejected:
-            return None
 
     async def _check(self, version: str) -> None:
         """Reads and verifies a version. Raises ArtifactError or ModelRefused."""

@@ -7,6 +7,7 @@ import structlog
 
 from animora_artifact import (
     Artifact,
+    ArtifactRejected,
     ModelStore,
     Pointer,
     SizeLimit,
@@ -69,6 +70,18 @@ def _open(settings: ModelSettings, sign_key: Path | None = None) -> ModelStore:
         return open_store(settings.store, check, size_limit(settings, memory_limit()), keys)
     except ValueError as error:
         raise ConfigurationError(f"models.store: {error}") from error
+
+
+def readable_active(store: ModelStore) -> str | None:
+    """The version that `ACTIVE` names; None if it is not signed by the key, or damaged.
+
+    Raises:
+        StoreUnavailable: The store cannot be read.
+    """
+    try:
+        return store.active()
+    except ArtifactRejected:
+        return None
 
 
 def size_limit(settings: ModelSettings, memory: int) -> SizeLimit:

@@ -10,7 +10,7 @@ from animora_artifact import ArtifactRejected, Manifest, ModelStore, StoreUnavai
 from animora_artifact.errors import RejectionReason
 from animora_proto.ranking.v1 import models_pb2 as pb
 from animora_server.errors import ActivationPending, ModelNotFound, ModelStoreUnavailable
-from animora_server.models import ModelActivator, ModelWatcher
+from animora_server.models import ModelActivator, ModelWatcher, readable_active
 from animora_server.service.calls import Call, UnaryMethod
 from animora_server.service.model_codec import (
     ModelState,
@@ -25,7 +25,6 @@ from animora_server.service.model_codec import (
 log = structlog.get_logger(__name__)
 
 MODEL_SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
-MODEL_METHODS = ("ListModels", "GetModel", "ActivateModel")
 MANIFESTS_AT_ONCE = 4  # few, since other parts of the server use the same threads
 
 Result = TypeVar("Result")
@@ -140,10 +139,7 @@ class ModelService:
 
     async def _active(self) -> str | None:
         """The version that `ACTIVE` names; None if it is not signed by the key, or damaged."""
-        try:
-            return await self._read(self._store.active)
-        except ArtifactRejected:
-            return None
+        return await self._read(lambda: readable_active(self._store))
 
     def _state(self, version: str, active: str | None, damage: ArtifactRejected | None = None) -> ModelState:
         refusal = self._watcher.refusals.get(version)
