@@ -15,7 +15,7 @@ from animora_server.service import GrpcServer
 from animora_server.service.admission import AdmissionController
 from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler
-from animora_server.service.model_service import MODEL_METHODS, MODEL_SERVICE_NAME, ModelService
+from animora_server.service.model_service import MODEL_SERVICE_NAME, ModelService
 from animora_server.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class AdminPort:
             store, watcher, lambda version: version in model_manager.loaded_versions, verify
         )
         service = ModelService(store, watcher, self.activator, model_manager)
-        metrics.calls.add_service(MODEL_SERVICE_NAME, MODEL_METHODS)
+        metrics.calls.add_service(MODEL_SERVICE_NAME, tuple(service.methods))
         own = settings.admin
         self.server = GrpcServer(
             settings.grpc.model_copy(
@@ -74,12 +74,7 @@ class AdminPort:
                     "max_connections": ADMIN_CONNECTIONS,
                 }
             ),
-            CallHandler(
-                AdmissionController(MAX_CALLS, MAX_CALLS),
-                metrics.calls,
-                DEFAULT_TIMEOUT,
-                has_limit_metric=False,
-            ),
+            CallHandler(AdmissionController(MAX_CALLS, MAX_CALLS), metrics.calls, DEFAULT_TIMEOUT),
             service.methods,
             None if authorizer is None else authorizer.for_admin_port(),
             service=MODEL_SERVICE_NAME,

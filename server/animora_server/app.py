@@ -159,6 +159,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
         heuristic = Heuristic.of(settings.ranking)
         scores, timeline_store, posts_of_generation = await _stores(stack, settings, metrics, health)
         admission = AdmissionController(settings.grpc.max_calls_in_flight, settings.grpc.max_rows_in_flight)
+        metrics.calls.concurrency_limit.set_function(lambda: admission.limit.calls)
         arms, arm_outcomes = _arms(settings, metrics.arms)
         ranker = CandidateRanker(states, scores, heuristic, metrics.stages, arms)
         provider = TimelineProvider(timeline_store, settings.timeline, admission, metrics.timelines)

@@ -72,6 +72,8 @@ class Intake:
     def update(self) -> None:
         """Requests more calls if there is room; to be called when a call has ended."""
         idle = self._idle
+        if not idle:  # the usual case: there is more room than requests
+            return
         for _ in range(min(self._free(), len(idle))):
             idle.popleft().set_result(None)
         if idle and self._timer is None:

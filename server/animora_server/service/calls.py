@@ -66,25 +66,15 @@ class CallHandler:
         admission: Bounds the calls in flight.
         metrics: Counts calls by method and code.
         default_timeout: Seconds that a call without a deadline may take.
-        has_limit_metric: Whether the metric of the concurrency limit shows that of `admission`.
     """
 
-    def __init__(
-        self,
-        admission: AdmissionController,
-        metrics: CallMetrics,
-        default_timeout: float,
-        *,
-        has_limit_metric: bool = True,
-    ) -> None:
+    def __init__(self, admission: AdmissionController, metrics: CallMetrics, default_timeout: float) -> None:
         self.arrivals = metrics.arrivals
         self.admission = admission
         self._metrics = metrics
         self._default_timeout = default_timeout
         self._request_ids = _request_ids()
         metrics.watch(admission)
-        if has_limit_metric:
-            metrics.concurrency_limit.set_function(lambda: admission.limit.calls)
 
     def unary(self, name: str, method: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The handler of a unary method. The method parses and serialises messages, not gRPC."""
