@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +17,11 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_server.service import SERVICE_NAME
 from tests.benchmarks.load import CALLERS, Turn
 from tests.benchmarks.processes import LOAD_CORES, Server
+from tests.support.http2 import grpc_message
 
 PATH = f"/{SERVICE_NAME}/Rank"
 CONNECTIONS = 2  # of each h2load, of which there is one for each request: it repeats one body
 GRPC = "application/grpc"
-FRAME = struct.Struct(">BI")  # of a gRPC message: compressed or not, and its length
 COUNTS = re.compile(
     r"requests: \d+ total, \d+ started, (\d+) done, .*?\ntraffic: .*?\((\d+)\) data",
     re.DOTALL,
@@ -50,7 +49,7 @@ class Route:
 
     def framed(self, message: bytes) -> bytes:
         """The message as it is sent."""
-        return FRAME.pack(0, len(message)) + message if self.is_grpc else message
+        return grpc_message(message) if self.is_grpc else message
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A client's HTTP/2 connection, as cheap as Python allows: frames by hand, one constant header block."""
+"""A client's HTTP/2 connection, as cheap as Python allows: one constant header block."""
 
 import socket
 import struct
@@ -9,15 +9,28 @@ from enum import IntEnum
 from typing import Protocol
 
 from animora_client.overload import AdaptiveThrottle
+from tests.support.http2 import (
+    ACK,
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_DYNAMIC_INDEX,
+    HEADERS,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    indexed_header,
+    plain_header,
+    settings_frame,
+)
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, END_HEADERS, ACK = 1, 4, 1
-MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 3, 4
-CANCEL = 8
 DEFAULT_WINDOW = 65_535
 OWN_WINDOW = 2**31 - 1
-FRAME = struct.Struct(">HBBBI")  # length (24 bits), type, flags, stream
 READ = 1 << 18
 
 
@@ -60,18 +73,6 @@ class Ledger(Protocol):
         ...
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    length = len(payload)
-    return FRAME.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
-
-
-def _literal(name: str, value: str, first: int = 0x40) -> bytes:
-    """A header with a new name (RFC 7541, 6.2); by default it enters the dynamic table."""
-    key, content = name.encode(), value.encode()
-    assert max(len(key), len(content)) < 127  # one byte of length
-    return bytes([first, len(key)]) + key + bytes([len(content)]) + content
-
-
 class Headers:
     """The header block of each call of a connection: the first fills HPACK's dynamic table."""
 
@@ -84,14 +85,14 @@ class Headers:
             *metadata,
         ]
         method_and_scheme = bytes([0x83, 0x86])
-        self.first = method_and_scheme + b"".join(_literal(*field) for field in fields)
-        # The newest entry of the dynamic table is 62.
-        self.later = method_and_scheme + bytes([0x80 | (61 + len(fields) - n) for n in range(len(fields))])
+        self.first = method_and_scheme + b"".join(indexed_header(*field) for field in fields)
+        oldest = FIRST_DYNAMIC_INDEX + len(fields) - 1  # the newest entry comes first
+        self.later = method_and_scheme + bytes([0x80 | (oldest - n) for n in range(len(fields))])
 
     @staticmethod
     def with_timeout(block: bytes, seconds: float) -> bytes:
         left = max(round(seconds * 1e3), 1)
-        return block + _literal("grpc-timeout", f"{left}m", first=0x00)
+        return block + plain_header("grpc-timeout", f"{left}m")
 
 
 class Connection:
@@ -117,8 +118,8 @@ class Connection:
         self._in = bytearray()
         self.out = bytearray(
             PREFACE
-            + _frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, OWN_WINDOW))
-            + _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", OWN_WINDOW - DEFAULT_WINDOW))
+            + settings_frame(initial_window_size=OWN_WINDOW)
+            + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", OWN_WINDOW - DEFAULT_WINDOW))
         )
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -140,7 +141,7 @@ class Connection:
             self.waiting.remove(call)
             self._ledger.end(call, Outcome.UNSENT, now)
             return
-        self.out += _frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
+        self.out += frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
         del self.calls[stream]
         self._replies.pop(stream, None)
         self._ledger.end(call, Outcome.EXPIRED, now)
@@ -163,8 +164,8 @@ class Connection:
             stream = self._next_stream
             self._next_stream += 2
             block = self._headers.later if stream > 1 else self._headers.first
-            self.out += _frame(HEADERS, END_HEADERS, stream, self._headers.with_timeout(block, left))
-            self.out += _frame(DATA, END_STREAM, stream, message)
+            self.out += frame(HEADERS, END_HEADERS, stream, self._headers.with_timeout(block, left))
+            self.out += frame(DATA, END_STREAM, stream, message)
             self.calls[stream] = call
             ledger.streams[call] = stream
 
@@ -218,9 +219,9 @@ class Connection:
             for key, value in struct.iter_unpack(">HI", payload):
                 if key == MAX_CONCURRENT_STREAMS:
                     self._max_streams = value
-            self.out += _frame(SETTINGS, ACK, 0)
+            self.out += frame(SETTINGS, ACK, 0)
         elif kind == PING and not flags & ACK:
-            self.out += _frame(PING, ACK, 0, bytes(payload))
+            self.out += frame(PING, ACK, 0, bytes(payload))
         elif kind == WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload)
 

@@ -16,7 +16,6 @@ import asyncio
 import pickle
 import random
 import selectors
-import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from animora_client import Throttling
 from animora_client.overload import AdaptiveThrottle
 from tests.benchmarks.http2_connection import Connection, Headers, Outcome, flush
 from tests.benchmarks.processes import LOAD_CORES
+from tests.support.http2 import grpc_message
 
 SETTLE = 0.3  # seconds until the load starts
 POLL = 0.001  # seconds; the longest wait for a socket
@@ -126,8 +126,8 @@ class _Loop:
         self._due = np.concatenate(due)
         self._plan = plan
         self._chosen = rng.integers(plan.connections, size=len(self._due)).tolist()
-        self.bodies = [struct.pack(">BI", 0, len(each)) + each for each in plan.messages]
-        self._expected = [struct.pack(">BI", 0, len(each)) + each for each in plan.replies]
+        self.bodies = [grpc_message(each) for each in plan.messages]
+        self._expected = [grpc_message(each) for each in plan.replies]
         self.streams: dict[int, int] = {}
         self.deadlines: list[float] = []
         self._ended = np.full(len(self._due), np.nan)

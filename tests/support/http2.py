@@ -10,17 +10,19 @@ from tests.support.until import HANG_TIMEOUT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # Types of frames.
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ACK, END_STREAM, END_HEADERS = 1, 1, 4  # flags
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 3, 4  # settings
 CANCEL, REFUSED_STREAM = 8, 7  # codes of errors
 MAX_FRAME = 16_384  # bytes of a payload, unless the peer allows more
 FIRST_DYNAMIC_INDEX = 62  # of HPACK's table
+_FRAME_HEAD = struct.Struct(">HBBBI")  # length (24 bits), type, flags, stream
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+    length = len(payload)
+    return _FRAME_HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
 
 
 def settings_frame(**values: int) -> bytes:
@@ -56,7 +58,12 @@ def header_block(path: str, metadata: Mapping[str, str] | None = None) -> bytes:
         "content-type": "application/grpc",
         **(metadata or {}),
     }
-    return b"".join(b"\0" + text(name) + text(value) for name, value in headers.items())
+    return b"".join(plain_header(name, value) for name, value in headers.items())
+
+
+def plain_header(name: str, value: str) -> bytes:
+    """A header as a literal that stays out of HPACK's table."""
+    return b"\0" + text(name) + text(value)
 
 
 def indexed_header(name: str, value: str) -> bytes:
@@ -72,7 +79,12 @@ def text(value: str) -> bytes:
 
 def message_frame(stream: int, message: bytes) -> bytes:
     """The only message of a gRPC call."""
-    return frame(DATA, END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message)
+    return frame(DATA, END_STREAM, stream, grpc_message(message))
+
+
+def grpc_message(message: bytes) -> bytes:
+    """A message with gRPC's prefix, not compressed."""
+    return struct.pack(">BI", 0, len(message)) + message
 
 
 class Http2Connection:
