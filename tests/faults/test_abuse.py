@@ -156,24 +156,24 @@ def empty_data_flood(port: int) -> None:
         flood(connection, frame(http2.DATA, 0, 1) * 1000, 200)
 
 
+def _bomb(connection: Http2Connection) -> None:
+    references = bytes([0x80 | http2.FIRST_DYNAMIC_INDEX]) * 4000
+    connection.send(http2.header_frames(1, CALL + http2.indexed_header("x", "y" * 3900)))
+    for stream in range(3, 803, 2):
+        if not flood(connection, http2.header_frames(stream, CALL + references), 1):
+            return
+
+
 def header_bomb(port: int) -> None:
     """400 calls, each with 4,000 references to a header of 3,900 bytes: 1.6 MB that would be 6 GB decoded."""
-    references = bytes([0x80 | http2.FIRST_DYNAMIC_INDEX]) * 4000
     with acknowledged(port) as connection:
-        connection.send(http2.header_frames(1, CALL + http2.indexed_header("x", "y" * 3900)))
-        for stream in range(3, 803, 2):
-            if not flood(connection, http2.header_frames(stream, CALL + references), 1):
-                return
+        _bomb(connection)
 
 
 def header_bomb_before_settings(port: int) -> None:
     """The same from a client that has not acknowledged the bound of headers."""
-    references = bytes([0x80 | http2.FIRST_DYNAMIC_INDEX]) * 4000
     with http2_connection(port, timeout=SEND_TIMEOUT) as connection:
-        connection.send(http2.header_frames(1, CALL + http2.indexed_header("x", "y" * 3900)))
-        for stream in range(3, 803, 2):
-            if not flood(connection, http2.header_frames(stream, CALL + references), 1):
-                return
+        _bomb(connection)
 
 
 def random_bytes(port: int) -> None:

@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from tests.faults.memory import FLAT, growth_under_load
 from tests.support.artifacts import tiny_artifact
 from tests.support.ledger import Ledger
+from tests.support.memory_growth import FLAT, growth_under_load
 from tests.support.processes import animora_environment, listening_port
 from tests.support.until import HANG_TIMEOUT
 
@@ -54,13 +54,13 @@ async def test_the_build_as_it_is_has_no_problems_and_flat_memory(loaded):
 
 
 async def test_the_bench_notices_a_build_that_leaks(loaded):
-    async with loaded("tests.faults.broken_builds", "leaking") as (pid, ledger):
+    async with loaded("tests.support.broken_builds", "leaking") as (pid, ledger):
         await ledger.more(100)
         assert await growth_under_load(pid, ledger, 500) > FLAT
 
 
 async def test_the_bench_notices_a_build_that_loses(loaded):
-    async with loaded("tests.faults.broken_builds", "losing") as (_, ledger):
+    async with loaded("tests.support.broken_builds", "losing") as (_, ledger):
         await ledger.more(200)
     problems = ledger.problems()
     assert any("DEADLINE_EXCEEDED" in problem for problem in problems)  # never answered

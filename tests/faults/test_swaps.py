@@ -6,9 +6,9 @@ import grpc
 import pytest
 
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from tests.faults.memory import growth, resident_bytes
 from tests.support.artifacts import tiny_artifact
 from tests.support.ledger import Ledger
+from tests.support.memory_growth import growth, resident_bytes
 from tests.support.processes import listening_port, start
 from tests.support.until import HANG_TIMEOUT
 

@@ -18,10 +18,10 @@ from animora_artifact import FolderStore
 from animora_demo.embedded import EmbeddedPostgres, EmbeddedRedis
 from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
-from tests.faults.memory import resident_bytes
 from tests.support.artifacts import active_store, tiny_artifact
 from tests.support.feed import TRAINED_USERS, fill
 from tests.support.ledger import Ledger
+from tests.support.memory_growth import resident_bytes
 from tests.support.processes import animora_environment, listening_port
 
 if TYPE_CHECKING:

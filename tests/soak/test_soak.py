@@ -31,7 +31,9 @@ async def test_a_soak_of_the_server_finds_nothing(folder: Path, tmp_path: Path):
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("kind", "problem"), [("leaking", "memory grew"), ("losing", "RESOURCE_EXHAUSTED")])
+@pytest.mark.parametrize(
+    ("kind", "problem"), [("leaking-with-time", "memory grew"), ("refusing", "RESOURCE_EXHAUSTED")]
+)
 async def test_a_soak_notices_a_build_that_is(kind: str, problem: str, folder: Path):
-    soaked = await soak(folder, SHORT, (sys.executable, "-m", "tests.soak.broken", kind, "serve"))
+    soaked = await soak(folder, SHORT, (sys.executable, "-m", "tests.support.broken_builds", kind, "serve"))
     assert problem in " ".join(soaked.problems(SHORT_GROWTH))
