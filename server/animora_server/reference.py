@@ -12,6 +12,7 @@ from animora_server.configuration import Option, options, toml_value
 from animora_server.degradation import ladder
 from animora_server.observability.instruments import GaugeFamily, MultiprocessMode
 from animora_server.observability.metrics import DeviceProcessMetrics, Metrics, WorkerMetrics
+from animora_server.rollout_names import Band
 
 # The generated table is between these two lines of a page.
 BEGIN = "<!-- generated: make docs -->"
@@ -106,7 +107,7 @@ def write(docs: Path) -> None:
 def _record_examples(metrics: Metrics) -> None:
     """Records a sample of each metric whose label values are not known beforehand."""
     metrics.models.active("v1", 0.0)
-    metrics.models.rolled_back("v1", "errors")
+    metrics.models.rolled_back("v1", Band.ERRORS)
     metrics.background.watch(BackgroundLoop("model-watcher", lambda: asyncio.sleep(0, 0.0)))
 
 

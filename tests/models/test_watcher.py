@@ -32,7 +32,8 @@ from animora_server.errors import DeviceFault
 from animora_server.models import ModelWatcher, open_models
 from animora_server.models.model_store import size_limit
 from animora_server.observability.metrics import ModelMetrics
-from animora_server.rollout.trial import Band, Breach
+from animora_server.rollout.trial import Breach
+from animora_server.rollout_names import Band
 from animora_server.settings import ModelSettings
 from tests.support.artifacts import tiny_artifact
 from tests.support.clocks import ManualClock

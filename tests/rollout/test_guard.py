@@ -9,8 +9,9 @@ import numpy as np
 
 from animora_server.errors import DeadlineUnreachable, DeviceFault, InvalidScores, NetworkFailed, Overloaded
 from animora_server.rollout.guard import COMPARE_INTERVAL, RollbackGuard
-from animora_server.rollout.trial import MIN_COMPARISONS, Band, Breach
+from animora_server.rollout.trial import MIN_COMPARISONS, Breach
 from animora_server.rollout.watched_model import WatchedModel
+from animora_server.rollout_names import Band
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.serving_state import ServingState
 from animora_server.settings import ExperimentSettings, RollbackSettings

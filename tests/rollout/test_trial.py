@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from animora_server.rollout.trial import MIN_COMPARISONS, Band, VersionTrial, population_stability
+from animora_server.rollout.trial import MIN_COMPARISONS, VersionTrial, population_stability
+from animora_server.rollout_names import Band
 from animora_server.settings import RollbackSettings
 
 ALL_BANDS = RollbackSettings(window=60, min_requests=100, max_slowdown=2.0, max_score_shift=0.25)

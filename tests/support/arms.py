@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from animora_server.arm_names import FallbackReason
+from animora_server.rollout_names import Band, FallbackReason
 
 
 @dataclass
@@ -16,6 +16,6 @@ class Fallbacks:
         """See scoring.arms.FallbackCounter."""
         self.seen.append((arm, reason))
 
-    def left_band(self, arm: str, band: str) -> None:
+    def left_band(self, arm: str, band: Band) -> None:
         """See scoring.arms.FallbackCounter."""
         self.left.append((arm, band))

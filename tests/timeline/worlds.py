@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from animora_server.arm_names import CONTROL
+from animora_server.rollout_names import CONTROL
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.service.admission import AdmissionController

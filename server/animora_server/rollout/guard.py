@@ -17,8 +17,9 @@ from animora_server.errors import (
     is_device_fault,
 )
 from animora_server.rollout.sample_queue import SampleQueue
-from animora_server.rollout.trial import Band, Breach, VersionTrial
+from animora_server.rollout.trial import Breach, VersionTrial
 from animora_server.rollout.watched_model import ScoredWork, WatchedModel
+from animora_server.rollout_names import Band
 from animora_server.scoring.arms import Arms
 from animora_server.scoring.protocols import ScoringModel
 from animora_server.scoring.serving_state import ServingState
@@ -154,7 +155,7 @@ class RollbackGuard(LoopOwner):
         arm_version = self._arm_version(trial)
         if arm_version is not None and self.arms is not None:
             del self._arm_trials[arm_version]
-            self.arms.disable_version(arm_version, breach.band.value, breach.detail)
+            self.arms.disable_version(arm_version, breach.band, breach.detail)
         elif trial is self._trial and self._version is not None:
             self._given_up, self._trial = self._version, None
             self.on_breach(self._version, self._previous, breach)

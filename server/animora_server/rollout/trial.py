@@ -3,10 +3,10 @@
 import math
 from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
+from animora_server.rollout_names import Band
 from animora_server.settings import RollbackSettings
 from animora_server.types import FloatArray
 
@@ -19,15 +19,6 @@ MAX_COMPARISONS = 256  # that are kept, the latest ones
 SCORES_PER_COMPARISON = 64  # evenly spaced posts of a request
 SHIFT_INTERVAL = 8  # comparisons between two computations of the shift
 BINS = 10  # of the population stability index; each holds a tenth of the earlier version's scores
-
-
-class Band(StrEnum):
-    """What is compared; the reason for which a version is rolled back."""
-
-    ERRORS = "errors"
-    INVALID_SCORES = "invalid_scores"
-    SLOWDOWN = "slowdown"
-    SCORE_SHIFT = "score_shift"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from animora_server.arm_names import CONTROL, FallbackReason
+from animora_server.rollout_names import CONTROL, Band, FallbackReason
 from animora_server.scoring.serving_state import ServingState
 from animora_server.settings import ExperimentSettings
 
@@ -26,7 +26,7 @@ class FallbackCounter(Protocol):
         """Counts one."""
         ...
 
-    def left_band(self, arm: str, band: str) -> None:
+    def left_band(self, arm: str, band: Band) -> None:
         """Counts an arm that is switched off because its version has left a band."""
         ...
 
@@ -123,7 +123,7 @@ class Arms:
             log.warning("arm switched off", arm=name, reason=reason)
         self._disabled[name] = reason
 
-    def disable_version(self, version: str, band: str, detail: str) -> None:
+    def disable_version(self, version: str, band: Band, detail: str) -> None:
         """Switches off the arms of a version that has left a band of the section `rollback`."""
         for arm in self.all:
             if arm.model_version == version:

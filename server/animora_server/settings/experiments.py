@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from pydantic import Field, ValidationError, field_validator
 
-from animora_server.arm_names import CONTROL
+from animora_server.rollout_names import CONTROL
 from animora_server.settings.ranking import TimelineSettings
 from animora_server.settings.section import VERSION_PATTERN, Section
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animora_server.arm_names import CONTROL
 from animora_server.errors import ModelNotResident, ScoringFailed
 from animora_server.fast_dataclass import fast_dataclass
+from animora_server.rollout_names import CONTROL
 from animora_server.scoring.arms import CONTROL_ARM, Arm, Arms
 from animora_server.scoring.heuristic import Heuristic
 from animora_server.scoring.serving_state import ServingState, ServingStateHolder

@@ -6,7 +6,6 @@ from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry
 
-from animora_server.arm_names import CONTROL, FallbackReason
 from animora_server.observability.instruments import (
     CountCell,
     Counter,
@@ -15,6 +14,7 @@ from animora_server.observability.instruments import (
     HistogramCell,
     MultiprocessMode,
 )
+from animora_server.rollout_names import CONTROL, Band, FallbackReason
 from animora_server.types import CacheStatus, DegradedReason, DropReason, RankerName
 
 LATENCY_BUCKETS = (
@@ -32,7 +32,6 @@ CODES = (
 ROW_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NO_RANKER = "none"
-BANDS = ("errors", "invalid_scores", "slowdown", "score_shift")  # in which a version on trial must stay
 
 
 class ArrivalMetrics:
@@ -224,7 +223,7 @@ class ArmMetrics:
             registry,
             ("arm", "band"),
         )
-        self._left_bands = {(arm, band): left_bands.labels(arm, band) for arm in arms for band in BANDS}
+        self._left_bands = {(arm, band): left_bands.labels(arm, band.value) for arm in arms for band in Band}
         self._enabled = {arm: enabled.labels(arm) for arm in arms}
         answering = (CONTROL, *arms) if arms else ()
         outcomes = ("ok", *(reason.value for reason in DegradedReason), "error")
@@ -240,7 +239,7 @@ class ArmMetrics:
             (arm, reason): fallbacks.labels(arm, reason) for arm in arms for reason in self.FALLBACK_REASONS
         }
 
-    def left_band(self, arm: str, band: str) -> None:
+    def left_band(self, arm: str, band: Band) -> None:
         """Counts an arm that was switched off because its version left a band."""
         self._left_bands[arm, band].inc()
 

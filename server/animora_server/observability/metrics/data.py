@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 from animora_artifact.errors import RejectionReason
 from animora_database.views import VIEWS
 from animora_server.observability.instruments import Counter, Gauge, Histogram, MultiprocessMode
-from animora_server.observability.metrics.calls import BANDS, STAGE_BUCKETS
+from animora_server.observability.metrics.calls import STAGE_BUCKETS
+from animora_server.rollout_names import Band
 
 
 class CatalogMetrics:
@@ -188,7 +189,7 @@ class ModelMetrics:
             registry,
             ("band",),
         )
-        self.rollbacks = {band: rollbacks.labels(band) for band in BANDS}
+        self.rollbacks = {band: rollbacks.labels(band.value) for band in Band}
         self._rolled_back = Gauge(
             "animora_model_rolled_back",
             "1 for a version that left a band, until ACTIVE changes.",
@@ -228,10 +229,10 @@ class ModelMetrics:
         ).labels()
         self._store_age.set(float("nan"))
 
-    def rolled_back(self, version: str, band: str) -> None:
+    def rolled_back(self, version: str, band: Band) -> None:
         """Counts a roll-back of a version, which has left a band; it is refused from now on."""
         self.rollbacks[band].inc()
-        self._rolled_back.only(version, band).set(1)
+        self._rolled_back.only(version, band.value).set(1)
 
     def nothing_rolled_back(self) -> None:
         """Records that no version is refused because it was rolled back."""
