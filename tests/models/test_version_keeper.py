@@ -39,14 +39,6 @@ def models() -> FakeModels:
     return FakeModels()
 
 
-@pytest.fixture
-def store(tmp_path) -> FolderStore:
-    store = FolderStore(tmp_path)
-    for version in ("v1", "v2"):
-        store.publish(tiny_artifact(version)[0])
-    return store
-
-
 class Keeping:
     """What a keeper has counted and reported."""
 

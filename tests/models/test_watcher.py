@@ -67,14 +67,6 @@ class FakeModels:
 
 
 @pytest.fixture
-def store(tmp_path) -> FolderStore:
-    store = FolderStore(tmp_path)
-    for version in ("v1", "v2"):
-        store.publish(tiny_artifact(version)[0])
-    return store
-
-
-@pytest.fixture
 def models() -> FakeModels:
     return FakeModels()
 

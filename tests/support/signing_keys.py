@@ -1,10 +1,14 @@
-"""Pairs of keys in PEM files, as openssl writes them."""
+"""Pairs of keys in PEM files, as openssl writes them, and what their signatures refuse."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from animora_artifact import ArtifactRejected
 
 AnyKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -26,3 +30,11 @@ def write_keys(folder: Path, key: AnyKey | None = None, password: bytes | None =
     public = serialization.PublicFormat.SubjectPublicKeyInfo
     pair.public.write_bytes(key.public_key().public_bytes(pem, public))
     return pair
+
+
+def refused_signature(act: Callable[[], object]) -> str:
+    """The text with which `act` refuses a version, or ACTIVE, because of its signature."""
+    with pytest.raises(ArtifactRejected) as refused:
+        act()
+    assert refused.value.reason == "signature"
+    return str(refused.value)
