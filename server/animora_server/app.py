@@ -24,7 +24,7 @@ from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import ArmMetrics, Metrics, process_registry
 from animora_server.observability.probes import Probes, ScrapeAuthorizer
 from animora_server.open_files import fit_connections
-from animora_server.program import stop_signal
+from animora_server.program import exempt_from_garbage_collection, stop_signal
 from animora_server.ranker import CandidateRanker
 from animora_server.ranker.score_provider import CacheAccess
 from animora_server.rollout.guard import RollbackGuard
@@ -232,6 +232,8 @@ async def serve(settings: Settings) -> int:
     warn_about_open_ports(settings)
     async with running(settings) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
+        if await first_of(ends | {"ready": application.health.became_ready}) not in ends:
+            exempt_from_garbage_collection()
         log.info("draining", reason=await first_of(ends))
         await application.drain()
     return application.health.exit_status

@@ -1,6 +1,7 @@
 """Runs a process of the server: the event loop, the signals that end it, and its exit."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -44,6 +45,16 @@ def stop_signal() -> asyncio.Event:
     for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
+
+
+def exempt_from_garbage_collection() -> None:
+    """Exempts the objects that exist now from garbage collection; to be called before calls are taken.
+
+    They are those of the imported libraries, and stay. A collection that visits them stops the event loop for
+    0.2 s, several times a minute under load.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _exit(status: int) -> None:

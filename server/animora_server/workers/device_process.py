@@ -15,7 +15,7 @@ from animora_server.inference.preflight import Preflight
 from animora_server.inference.requests import batch_limits
 from animora_server.models import open_models
 from animora_server.observability.metrics import BackgroundMetrics, ScorerMetrics, process_registry
-from animora_server.program import stop_signal
+from animora_server.program import exempt_from_garbage_collection, stop_signal
 from animora_server.shared_device.device_server import serving_device
 from animora_server.shared_device.shared_models import DeviceBatcher, SharedModels
 from animora_server.workers.parent_channel import ParentChannel
@@ -34,6 +34,7 @@ async def share(parent: ParentChannel) -> int:
     ends = {"the parent": parent.drain_event(), "a signal": stop_signal(), "the device failed": failed}
     try:
         async with _serving(parent, failed):
+            exempt_from_garbage_collection()
             parent.set_readiness(lambda: None)
             log.info("leaving", reason=await first_of(ends))
             parent.send_final_metrics()

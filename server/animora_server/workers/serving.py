@@ -7,7 +7,7 @@ import structlog
 from animora_server.app import Engine, engine
 from animora_server.background import first_of
 from animora_server.errors import ConfigurationError
-from animora_server.program import stop_signal
+from animora_server.program import exempt_from_garbage_collection, stop_signal
 from animora_server.workers.parent_channel import ParentChannel
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,7 @@ async def _serve(
     }
     if await first_of(ends | {"ready": started.health.became_ready}) in ends:
         return
+    exempt_from_garbage_collection()
     async with started.grpc as grpc:
         parent.set_readiness(started.health.unready_to_probes)
         log.info("listening", grpc_port=grpc.port, device=str(started.device))
