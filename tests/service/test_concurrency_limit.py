@@ -1,46 +1,75 @@
 """The adaptive limit of calls in flight, on a simulated server."""
 
+import tracemalloc
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animora_server.service.admission import INTERVAL, MIN_CALLS, TIMEOUT_SHARE, ConcurrencyLimit
+from animora_server.service.admission import INTERVAL, MIN_CALLS, MIN_SAMPLES, TIMEOUT_SHARE, ConcurrencyLimit
 from tests.support.clocks import ManualClock
 
 MOST = 4096
 
 
 def overload(
-    limit: ConcurrencyLimit, clock: ManualClock, rate: float, timeout: float, intervals: int
+    limit: ConcurrencyLimit, clock: ManualClock, rate: int, timeout: float, intervals: int, wait: float = 0.5
 ) -> None:
-    """A server that answers `rate` calls a second while as many are in flight as the limit allows."""
+    """A server that answers `rate` calls a second while as many are in flight as the limit allows.
+
+    `wait` is the share of the latency before the handler is called.
+    """
     for _ in range(intervals):
-        for _ in range(20):
-            limit.answered(limit.calls / rate, timeout, limit.calls)
-        clock.now += INTERVAL
-        limit.answered(limit.calls / rate, timeout, limit.calls)
+        latency = limit.calls / rate
+        seconds = max(INTERVAL, 1.5 * MIN_SAMPLES / rate)
+        clock.now += seconds
+        for _ in range(round(seconds * rate)):
+            limit.waited(latency * wait / 2)
+            limit.ended(latency * (1 - wait), max(timeout - latency * wait, 0), is_answer=True)
 
 
 def test_the_limit_starts_at_the_most_calls():
     assert ConcurrencyLimit(MOST, ManualClock()).calls == MOST
 
 
-@given(st.floats(500, 20_000), st.floats(0.1, 2))
+@given(st.integers(500, 20_000), st.floats(0.1, 2), st.floats(0, 1))
 @settings(max_examples=30)
-def test_under_overload_calls_take_about_the_target_share_of_their_timeout(rate, timeout):
+def test_under_overload_calls_take_about_the_target_share_of_their_timeout(rate, timeout, wait):
     clock = ManualClock()
     limit = ConcurrencyLimit(MOST, clock)
-    overload(limit, clock, rate, timeout, 40)
+    overload(limit, clock, rate, timeout, 40, wait)
     expected = min(max(rate * timeout * TIMEOUT_SHARE, MIN_CALLS), MOST)
     assert 0.5 * expected - 1 <= limit.calls <= 1.6 * expected + 10
 
 
-def test_a_burst_is_cut_down_to_what_was_in_flight():
+def test_a_call_waits_for_two_events_before_its_handler_is_called():
     clock = ManualClock()
     limit = ConcurrencyLimit(MOST, clock)
-    clock.now += INTERVAL
-    for _ in range(20):
-        limit.answered(latency=0.4, timeout=0.5, in_flight=600)
-    assert limit.calls == 375
+    for _ in range(100):
+        limit.waited(0.2)
+        limit.ended(0.001, 0.1, is_answer=True)
+    clock.now += 2 * INTERVAL
+    limit.ended(0.001, 0.1, is_answer=False)
+    assert limit.calls == round(100 / (2 * INTERVAL) * TIMEOUT_SHARE * 0.5)
+
+
+def test_calls_that_nobody_waits_for_any_more_are_no_answers():
+    clock = ManualClock()
+    limit = ConcurrencyLimit(MOST, clock)
+    for number in range(1000):
+        limit.ended(0.4, 0.5, is_answer=number % 2 == 0)
+    clock.now += 2 * INTERVAL
+    limit.ended(0.4, 0.5, is_answer=False)
+    assert limit.calls == round(500 / (2 * INTERVAL) * TIMEOUT_SHARE * 0.5)
+
+
+def test_waits_without_a_call_that_ends_take_no_memory():
+    limit = ConcurrencyLimit(MOST, ManualClock())
+    tracemalloc.start()
+    for number in range(200_000):
+        limit.waited(float(number))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1 << 20
 
 
 def test_the_limit_never_falls_below_its_minimum():
@@ -54,10 +83,10 @@ def test_after_an_overload_the_limit_returns_to_the_most_calls():
     clock = ManualClock()
     limit = ConcurrencyLimit(MOST, clock)
     overload(limit, clock, 1000, 0.5, 40)
-    for _ in range(200):
+    for _ in range(400):
         clock.now += INTERVAL
         for _ in range(20):
-            limit.answered(latency=0.002, timeout=0.5, in_flight=2)
+            limit.ended(0.002, 0.5, is_answer=True)
     assert limit.calls == MOST
 
 
@@ -66,7 +95,7 @@ def test_a_few_slow_calls_among_many_fast_ones_change_nothing():
     limit = ConcurrencyLimit(MOST, clock)
     clock.now += INTERVAL
     for number in range(100):
-        limit.answered(0.4 if number % 3 == 0 else 0.002, 0.5, 10)
+        limit.ended(0.4 if number % 3 == 0 else 0.002, 0.5, is_answer=True)
     assert limit.calls == MOST
 
 

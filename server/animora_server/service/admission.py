@@ -7,6 +7,7 @@ nevertheless, and refused with the time after which to try again, where the limi
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from math import isqrt
 from statistics import median
@@ -23,9 +24,10 @@ MAX_REFUSALS = 50  # of them at once
 # Of the concurrency limit:
 MIN_CALLS = 16  # however slow the server is: batches stay efficient
 INTERVAL = 0.1  # seconds between two updates
+MAX_WAITS = 1000  # the latest ones of an interval
 MIN_SAMPLES = 10  # answers of an interval; with fewer it is prolonged
-TIMEOUT_SHARE = 0.5  # of the callers' time, which calls may take in the median
-MAX_DECREASE = 0.5  # of the limit, that an update keeps at least
+TIMEOUT_SHARE = 0.3  # of the callers' time, which calls may take in the median
+ARRIVAL_WAITS = 2  # a call waits for gRPC's events twice: for its headers, then for its message
 
 
 class AdmissionController:
@@ -62,10 +64,6 @@ class AdmissionController:
         """How many more calls may be taken from gRPC, those included that will be refused."""
         room = self.limit.calls - self.calls
         return room if room > 0 else self._refusals_left()
-
-    def answered(self, latency: float, timeout: float) -> None:
-        """Records a call that was answered: its latency and its caller's timeout, in seconds."""
-        self.limit.answered(latency, timeout, self.calls)
 
     def admit_call(self, *, is_batch: bool = False) -> "AdmissionPermit":
         """Admits a call for the length of a `with` block.
@@ -126,13 +124,16 @@ class AdmissionPermit:
 
 
 class ConcurrencyLimit:
-    """How many calls may be in flight, from the latency of the calls that were answered.
+    """How many calls may be in flight, from the latency of the calls that have ended.
 
-    The limit is a gradient limit, after Gradient2 of Netflix' concurrency-limits: an update multiplies what
-    was in flight by target over latency, and adds the square root of the limit while the latency is below
-    the target. Gradient2's target is the latency of an idle server. Here it is a share of the callers'
-    timeouts, since the latency of a server that batches grows with its load long before its throughput
-    falls. By Little's law the limit settles at throughput times target.
+    While the latency is below its target, each update adds the square root of the limit, as Gradient2 of
+    Netflix' concurrency-limits does. Above the target, the limit is what Little's law gives for it: answers a
+    second times target. Gradient2's target is the latency of an idle server. Here it is a share of the
+    callers' timeouts, since the latency of a server that batches grows with its load long before its
+    throughput falls.
+
+    The latency includes the time before the handler is called, in which the events of a call wait in gRPC for
+    the event loop. Under load that is most of it.
 
     Args:
         most: The limit at the start, and the highest one.
@@ -146,34 +147,42 @@ class ConcurrencyLimit:
         self._most = most
         self._clock = clock
         self.calls = most
+        self._waits: deque[float] = deque(maxlen=MAX_WAITS)
         self._latencies: list[float] = []
         self._timeouts: list[float] = []
-        self._peak = 0
-        self._update_at = clock() + INTERVAL
+        self._answers = 0
+        self._updated_at = clock()
 
-    def answered(self, latency: float, timeout: float, in_flight: int) -> None:
-        """Records a call that was answered.
+    def waited(self, seconds: float) -> None:
+        """Records how long an event of a call has waited for the event loop."""
+        self._waits.append(seconds)
+
+    def ended(self, latency: float, timeout: float, *, is_answer: bool) -> None:
+        """Records a call whose handler has ended.
 
         Args:
-            latency: Seconds that it took.
-            timeout: Seconds that its caller had given it.
-            in_flight: Number of calls in flight, this one included.
+            latency: Seconds since the handler was called.
+            timeout: Seconds that the caller had left then.
+            is_answer: Whether the call was answered; else its caller has stopped to wait.
         """
         self._latencies.append(latency)
         self._timeouts.append(timeout)
-        self._peak = max(self._peak, in_flight)
-        if len(self._latencies) >= MIN_SAMPLES and self._clock() >= self._update_at:
-            self._update()
+        self._answers += is_answer
+        if len(self._latencies) >= MIN_SAMPLES:
+            interval = self._clock() - self._updated_at
+            if interval >= INTERVAL:
+                self._update(interval)
 
-    def _update(self) -> None:
-        target = TIMEOUT_SHARE * median(self._timeouts)
-        latency = median(self._latencies)
-        if latency <= target:
-            self.calls = min(self.calls + isqrt(self.calls) + 1, self._most)
+    def _update(self, interval: float) -> None:
+        wait = ARRIVAL_WAITS * median(self._waits) if self._waits else 0.0
+        target = TIMEOUT_SHARE * (wait + median(self._timeouts))
+        if wait + median(self._latencies) <= target:
+            limit = self.calls + isqrt(self.calls) + 1
         else:
-            kept = max(target / latency, MAX_DECREASE)
-            self.calls = min(max(round(min(self.calls, self._peak) * kept), MIN_CALLS), self._most)
+            limit = max(min(self.calls, round(self._answers / interval * target)), MIN_CALLS)
+        self.calls = min(limit, self._most)
+        self._waits.clear()
         self._latencies.clear()
         self._timeouts.clear()
-        self._peak = 0
-        self._update_at = self._clock() + INTERVAL
+        self._answers = 0
+        self._updated_at += interval

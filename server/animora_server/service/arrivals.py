@@ -13,6 +13,7 @@ channelz counts all calls that arrived.
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -145,17 +146,28 @@ class MethodHandlers(grpc.GenericRpcHandler):
         service: The name of the service.
         handlers: The handlers, by method.
         metrics: Counts the calls.
+        waited: Takes the seconds that a call waited for the event that its message has arrived.
     """
 
-    def __init__(self, service: str, handlers: Mapping[str, Any], metrics: ArrivalMetrics) -> None:
+    def __init__(
+        self,
+        service: str,
+        handlers: Mapping[str, Any],
+        metrics: ArrivalMetrics,
+        waited: Callable[[float], object],
+    ) -> None:
         self._handlers = {f"/{service}/{method}": handler for method, handler in handlers.items()}
         self._metrics = metrics
+        self._waited = waited
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Returns the handler of a call; None for a method of another service."""
         self._metrics.taken.inc()
         handler = self._handlers.get(handler_call_details.method)
-        return None if handler is None else _ArrivedCall(handler.unary_unary, self._metrics.unreceived)
+        return None if handler is None else self._arrived(handler.unary_unary)
+
+    def _arrived(self, unary_unary: Any) -> "_ArrivedCall":
+        return _ArrivedCall(unary_unary, self._metrics.unreceived, self._waited)
 
 
 class AuthorizedMethodHandlers(MethodHandlers):
@@ -166,6 +178,7 @@ class AuthorizedMethodHandlers(MethodHandlers):
         handlers: What handles calls with a valid token, and the handler of other calls, by method.
         authorizer: Checks the token.
         metrics: Counts the calls.
+        waited: As of MethodHandlers.
     """
 
     def __init__(
@@ -174,8 +187,9 @@ class AuthorizedMethodHandlers(MethodHandlers):
         handlers: Mapping[str, tuple[TokenBehavior, Any]],
         authorizer: Authorizer,
         metrics: ArrivalMetrics,
+        waited: Callable[[float], object],
     ) -> None:
-        super().__init__(service, handlers, metrics)
+        super().__init__(service, handlers, metrics, waited)
         self._authorizer = authorizer
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -188,7 +202,7 @@ class AuthorizedMethodHandlers(MethodHandlers):
         access = self._authorizer.admitting(handler_call_details.invocation_metadata)
         if access is None:
             return without_token
-        return _ArrivedCall(partial(with_token, access), self._metrics.unreceived)
+        return self._arrived(partial(with_token, access))
 
 
 class UnknownMethodCounter(grpc.GenericRpcHandler):
@@ -205,19 +219,22 @@ class UnknownMethodCounter(grpc.GenericRpcHandler):
 class _ArrivedCall:
     """The handler of one call. gRPC drops it when the call ends, whether or not it called the handler."""
 
-    __slots__ = ("_unreceived", "unary_unary")
+    __slots__ = ("_arrived_at", "_unreceived", "_waited", "unary_unary")
 
     request_streaming = response_streaming = False
     unary_stream = stream_unary = stream_stream = None
     response_serializer = None
 
-    def __init__(self, unary_unary: Any, unreceived: CountCell) -> None:
+    def __init__(self, unary_unary: Any, unreceived: CountCell, waited: Callable[[float], object]) -> None:
         self.unary_unary = unary_unary
         self._unreceived: CountCell | None = unreceived
+        self._waited = waited
+        self._arrived_at = time.perf_counter()
 
     def request_deserializer(self, data: bytes) -> bytes:
         """Returns the message unchanged, and records that it has arrived."""
         self._unreceived = None
+        self._waited(time.perf_counter() - self._arrived_at)
         return data
 
     def __del__(self) -> None:

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 
 from animora_server.auth import AccessList
 from animora_server.background import was_cancelled
-from animora_server.errors import CallError
+from animora_server.errors import CallError, DeadlineExpired
 from animora_server.fast_dataclass import fast_dataclass
 from animora_server.observability.metrics import CallMetrics
 from animora_server.service.admission import AdmissionController
@@ -28,6 +28,11 @@ CALLER_ERROR_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_P
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
 MESSAGE_TIMEOUT = 20.0  # seconds that a caller with a certificate has to send its message
+ENDED = (
+    "OK",
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+)  # codes of the calls whose latency says something about the load
 PRIORITY, BATCH = "x-animora-priority", "batch"  # metadata of calls of low priority
 
 if TYPE_CHECKING:
@@ -79,7 +84,7 @@ class CallHandler:
     def unary(self, name: str, method: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The handler of a unary method. The method parses and serialises messages, not gRPC."""
         started, handling = self._metrics.started[name], self._metrics.handling[name]
-        admission = self.admission
+        admission, limit = self.admission, self.admission.limit
 
         async def handle(request: bytes, context: "Context") -> bytes:
             started_at = time.perf_counter()
@@ -88,10 +93,10 @@ class CallHandler:
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             code = "CANCELLED"  # a string: the name of an enumeration's member takes 0.6 us
             try:
+                if call.timeout <= 0:
+                    raise DeadlineExpired()
                 with admission.admit_call(is_batch=call.is_batch):
                     response = await method(request, call)
-                    if not call.is_batch:
-                        admission.answered(time.perf_counter() - started_at, call.timeout)
                 code = "OK"
                 return response
             except asyncio.CancelledError:
@@ -104,8 +109,11 @@ class CallHandler:
                 code = failure.name
                 log_caller_errors(name, [error], call)
             finally:
+                seconds = time.perf_counter() - started_at
                 self._metrics.handled(name, code)
-                handling.observe(time.perf_counter() - started_at)
+                handling.observe(seconds)
+                if code in ENDED and not call.is_batch:
+                    limit.ended(seconds, call.timeout, is_answer=code == "OK")
             await abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 
