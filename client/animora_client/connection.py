@@ -79,7 +79,7 @@ class Throttling:
     """
 
     ratio: float = 2.0
-    window: float = 4.0
+    window: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1.1 <= self.ratio < math.inf:

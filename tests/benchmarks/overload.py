@@ -260,7 +260,7 @@ def draw(results: Results, path: Path) -> None:
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    goodput.legend(fontsize=7, frameon=False)
+    goodput.legend(fontsize=7, frameon=False, handlelength=3)
     figure.savefig(path, dpi=150)
 
 

@@ -1,23 +1,104 @@
 """Models are swapped under load, again and again: no call fails, no score is wrong, memory stays flat."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import grpc
+import numpy as np
 import pytest
 
+from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
+from tests.benchmarks import h2load, open_loop
+from tests.benchmarks.h2load import RecordedCall
+from tests.benchmarks.http2_connection import ACCEPTED
+from tests.benchmarks.open_loop import Phase, Plan
+from tests.benchmarks.processes import Server
 from tests.support.artifacts import tiny_artifact
+from tests.support.feed import TRAINED_USERS, Feed
 from tests.support.ledger import Ledger
 from tests.support.memory_growth import growth, resident_bytes
 from tests.support.processes import listening_port, start
 from tests.support.until import HANG_TIMEOUT
 
-MEMORY_GROWTH = 0.02
+MEMORY_GROWTH = 0.01
 P99_FACTOR = 1.5
+LOAD = 0.8  # of what the server can answer; the ledger's few calls, whose scores are checked, come on top
+UNJUDGED_RATE = 50.0  # calls a second
+CALLERS = 64  # of the closed loop that measures what the server can answer
+CLOSED_SECONDS = 5
+PAUSE = 1.0  # seconds between swaps
+USUAL_SECONDS = 10.0
+RUN_SECONDS = 2.0
 
 
-def p99(seconds: list[float]) -> float:
-    return sorted(seconds)[len(seconds) * 99 // 100]
+class OpenLoop:
+    """Calls at a constant rate, whether earlier ones have been answered or not.
+
+    Attributes:
+        rate: Calls a second.
+        answered: How many calls were answered.
+        failed: How many were not.
+    """
+
+    def __init__(self, port: int, calls: Sequence[RecordedCall], rate: float) -> None:
+        self._plan = Plan(
+            port=port,
+            path=h2load.PATH,
+            messages=[call.message for call in calls],
+            replies=[call.reply for call in calls],
+            phases=(Phase(rate, RUN_SECONDS),),
+            connections=8,
+            timeout=10.0,
+        )
+        self._seconds: list[float] = []
+        self.rate = rate
+        self.answered = self.failed = 0
+
+    @asynccontextmanager
+    async def offered(self) -> AsyncIterator[None]:
+        """Offers the load within the block, in runs of RUN_SECONDS."""
+        over = asyncio.Event()
+        running = asyncio.create_task(self._run(over))
+        try:
+            yield
+        finally:
+            over.set()
+            await running
+
+    def p99(self) -> float:
+        """The p99 of the calls since it was last asked for, in seconds from when each was due."""
+        seconds, self._seconds = self._seconds, []
+        return float(np.percentile(seconds, 99))
+
+    async def _run(self, over: asyncio.Event) -> None:
+        while True:
+            outcomes = await open_loop.run(self._plan)
+            answered = np.isin(outcomes.outcome, ACCEPTED)
+            self._seconds += (outcomes.ended - outcomes.due)[answered].tolist()
+            self.answered += int(answered.sum())
+            self.failed += int((~answered).sum())
+            if over.is_set():
+                return
+
+
+async def load_of(port: int, pid: int, feed: Feed, *, is_judged: bool) -> OpenLoop:
+    """An open loop at LOAD of what the server can answer, or at UNJUDGED_RATE."""
+    requests = [
+        pb.RankRequest(user_id=user, post_ids=feed.post_ids, cache_policy=pb.CACHE_POLICY_BYPASS)
+        for user in TRAINED_USERS[:4]
+    ]
+    server = Server("animora", pid, port)
+    if is_judged:
+        server.pin()
+    calls = await h2load.record_calls(server, requests)
+    if not is_judged:
+        return OpenLoop(port, calls, UNJUDGED_RATE)
+    if not h2load.installed():
+        pytest.skip("h2load is not installed (Debian's package nghttp2-client has it)")
+    closed = await h2load.drive(server, calls, CLOSED_SECONDS, h2load.Load(callers=CALLERS))
+    return OpenLoop(port, calls, LOAD * closed.throughput)
 
 
 @pytest.mark.failure(16)
@@ -35,22 +116,29 @@ async def test_swaps_under_load_fail_no_call_and_leave_memory_flat(feed, store, 
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub = RankingServiceStub(channel)
                 await ledger.until_serving(stub)
-                async with ledger.load(stub, workers=4):
-                    await ledger.more(1000 if seen.judges_times else 50)
-                    before = len(ledger.seconds)
-                    for name in versions:
-                        # Not on this event loop, whose calls it would delay.
-                        await asyncio.to_thread(store.activate, name)
-                        await ledger.until_version(name)
-                        await ledger.more(20)
-                        memory.append(resident_bytes(server.pid))
+                load = await load_of(port, server.pid, feed, is_judged=seen.judges_times)
+                async with ledger.load(stub, workers=1):
+                    async with load.offered():
+                        await asyncio.sleep(USUAL_SECONDS if seen.judges_times else 0)
+                    usual = load.p99()
+                    async with load.offered():
+                        for name in versions:
+                            # Not on this event loop, whose calls it would delay.
+                            await asyncio.to_thread(store.activate, name)
+                            await ledger.until_version(name)
+                            await ledger.more(20)
+                            await asyncio.sleep(PAUSE if seen.judges_times else 0)
+                            memory.append(resident_bytes(server.pid))
     finally:
         server.kill()
         await server.communicate()
     assert ledger.problems() == []
+    assert load.failed == 0
     assert set(versions) <= set(ledger.versions)
-    seen.note(f"{swaps} swaps during {len(ledger.seconds) - before} calls, all OK")
+    calls = load.answered + sum(ledger.outcomes.values())
+    seen.note(f"{swaps} swaps at {load.rate:.0f} calls/s: {calls} calls, all OK")
     settled = memory[swaps // 4 :]
     seen.number("growth of memory", growth(settled), at_most=MEMORY_GROWTH)
-    usual, swapping = p99(ledger.seconds[:before]), p99(ledger.seconds[before:])
+    swapping = load.p99()
+    seen.note(f"p99 {usual * 1e3:.0f} ms without swaps, {swapping * 1e3:.0f} ms with them")
     seen.number("p99 by that without swaps", swapping / usual, at_most=P99_FACTOR)

@@ -23,10 +23,12 @@ from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import Embeddings
 from animora_server.inference.requests import COALITIONS, ExplainRequest, InferenceRequest, ScoreRequest
 from animora_server.settings import ScorerSettings
+from animora_server.thread_priority import lower_own_priority
 from animora_server.types import FloatArray, IntArray
 
 Value = TypeVar("Value")
 
+LOADING_NICENESS = 10  # of the loading thread, as of the command `nice`
 INLINE_SECONDS = 0.001  # handing a batch to a thread and back costs more than scoring some hundred posts
 
 
@@ -60,7 +62,7 @@ class Device:
         self._device = torch.device(resolve_device(settings.device))
         self._recorder = CudaGraphs if recorder is None and self._device.type == "cuda" else recorder
         self._serving = ThreadPoolExecutor(1, "device", initializer=self._start_thread)
-        self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_thread)
+        self._loading = ThreadPoolExecutor(1, "loader", initializer=self._start_loading_thread)
         self._faulted = threading.Event()
         self._batch_cost = math.inf, 0.0  # seconds a batch, and seconds a row, as measured last
 
@@ -191,6 +193,10 @@ class Device:
         torch.set_num_threads(self._settings.threads)
         if self._device.index is not None:  # a GPU was named by its number
             torch.cuda.set_device(self._device)
+
+    def _start_loading_thread(self) -> None:
+        lower_own_priority(LOADING_NICENESS)
+        self._start_thread()
 
     def _time(self, request: ScoreRequest) -> float:
         started = time.perf_counter()

@@ -25,10 +25,10 @@ from animora_server.service.authorization import Authorizer
 from animora_server.service.calls import CallHandler, UnaryMethod
 from animora_server.service.credentials import is_usable, server_credentials
 from animora_server.service.health_service import HealthService
-from animora_server.service.io_threads import lower_priority
 from animora_server.service.reflection import enable_reflection
 from animora_server.settings import GrpcSettings
 from animora_server.settings.section import INT32
+from animora_server.thread_priority import lower_io_priority
 from animora_server.tls import watch_identity
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
@@ -112,7 +112,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise cannot_listen(self._section, host, port) from error
         await self._server.start()
-        lower_priority(self._settings.io_niceness)
+        lower_io_priority(self._settings.io_niceness)
         for loop in self.loops:
             loop.start()
         return self

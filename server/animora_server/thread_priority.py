@@ -1,6 +1,8 @@
-"""The priority of gRPC's I/O threads, which read calls, shed what is too much, and write replies."""
+"""The priority of threads, where work that can wait shares a core with the event loop (Linux)."""
 
 import os
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +10,18 @@ IO_THREAD = "event_engine"  # the name that gRPC's core gives its threads
 THREADS = Path("/proc/self/task")
 
 
-def lower_priority(niceness: int) -> None:
+def lower_own_priority(niceness: int) -> None:
+    """Lowers the priority of this thread, and of those that it starts (Linux; elsewhere nothing).
+
+    Args:
+        niceness: 0 to 19, as of the command `nice`.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # it is less important already
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+
+
+def lower_io_priority(niceness: int) -> None:
     """Lowers the priority of gRPC's I/O threads below that of the event loop (Linux; elsewhere nothing).
 
     On a core that is busy with calls, three I/O threads would take three quarters of it to read and shed
