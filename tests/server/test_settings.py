@@ -207,6 +207,36 @@ def test_text_has_no_nul_character(file: Path, text: str):
     assert refused({}, file) == f"{text} in {file}: must not contain a NUL character"
 
 
+ADMIN = {"ANIMORA_ADMIN_ENABLED": "true", "ANIMORA_MODELS_STORE": "models"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"ANIMORA_ADMIN_PORT": "50051"}, "admin.port is grpc.port"),
+        ({"ANIMORA_ADMIN_PORT": "9464"}, "admin.port is http.port"),
+        ({"ANIMORA_ADMIN_HOST": "0.0.0.0"}, "admin.insecure"),
+        ({"ANIMORA_ADMIN_HOST": "::"}, "admin.insecure"),
+        ({"ANIMORA_ADMIN_PORT": "65536"}, "ADMIN_PORT"),
+        ({"ANIMORA_ADMIN_SIGNKEY": "key.pem"}, "ANIMORA_ADMIN_SIGNKEY"),
+    ],
+)
+def test_an_admin_port_that_cannot_be_is_refused(options, named):
+    assert named in refused(ADMIN | options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ANIMORA_ADMIN_HOST": "0.0.0.0", "ANIMORA_ADMIN_INSECURE": "true"},
+        {"ANIMORA_ADMIN_PORT": "0", "ANIMORA_GRPC_PORT": "0"},
+        {"ANIMORA_ADMIN_PORT": "50051", "ANIMORA_ADMIN_ENABLED": "false"},
+    ],
+)
+def test_an_admin_port_that_can_be_is_accepted(options):
+    load_settings(ADMIN | options, None)
+
+
 @pytest.mark.parametrize("variable", ["GRPC_HOST", "HTTP_HOST", "TIMELINE_TOKEN_KEY"])
 def test_text_that_is_not_utf_8_is_refused_by_its_name(variable: str):
     value = os.fsdecode(b"\xff" * 16)  # as os.environ has it
