@@ -5,8 +5,9 @@ import asyncio
 import grpc
 import pytest
 
-from animora_proto.ranking.v1 import ranking_pb2 as pb
-from animora_proto.ranking.v1.ranking_pb2_grpc import ModelServiceStub
+from animora_proto.ranking.v1 import models_pb2 as pb
+from animora_proto.ranking.v1 import ranking_pb2
+from animora_proto.ranking.v1.models_pb2_grpc import ModelServiceStub
 from tests.support.artifacts import tiny_artifact
 from tests.support.feed import TRAINED_USERS
 from tests.support.ledger import Ledger
@@ -47,7 +48,7 @@ async def test_a_version_activated_through_one_worker_is_served_by_all_and_no_ca
             assert [(model.version, model.active) for model in listed] == [("v2", False), ("v1", True)]
 
             async def is_served_by_all() -> bool:
-                request = pb.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100])
+                request = ranking_pb2.RankRequest(user_id=TRAINED_USERS[0], post_ids=[100])
                 replies = [await caller.stub.Rank(request) for caller in connections]
                 return {reply.model_version for reply in replies} == {"v2"}
 
