@@ -1,7 +1,7 @@
 """The composition root: constructs all parts, starts them in order, and stops them in reverse."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -97,12 +97,17 @@ class Application:
 
 
 @asynccontextmanager
-async def engine(settings: Settings, device_socket: str | None = None) -> AsyncIterator[Engine]:
+async def engine(
+    settings: Settings,
+    device_socket: str | None = None,
+    before_serving: Callable[[], object] = lambda: None,
+) -> AsyncIterator[Engine]:
     """Constructs all parts, and stops them in reverse order.
 
     Args:
         settings: All options.
         device_socket: The socket of the shared device's process; None for a device of this process.
+        before_serving: Called once, before health is SERVING for the first time.
 
     Raises:
         ConfigurationError: An option cannot be satisfied, for example the model store.
@@ -153,7 +158,7 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
             NoModel() if store is None else None,
             reconcile=lambda: refresher.catch_up(),  # noqa: PLW0108  # defined below
         )
-        health = HealthState(model_manager, batcher, settings, shared)
+        health = HealthState(model_manager, batcher, settings, shared, before_serving)
         _bind_gauges(metrics, batcher, model_manager, guard, health)
         watch_loops(metrics, health, health.supervision, *(() if shared is None else (shared.loop,)))
         heuristic = Heuristic.of(settings.ranking)
@@ -204,14 +209,20 @@ async def engine(settings: Settings, device_socket: str | None = None) -> AsyncI
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Application]:
+async def running(
+    settings: Settings, before_serving: Callable[[], object] = lambda: None
+) -> AsyncIterator[Application]:
     """Starts the server with its ports, and stops it in reverse order.
+
+    Args:
+        settings: All options.
+        before_serving: Called once, before health is SERVING for the first time.
 
     Raises:
         ConfigurationError: A port cannot be bound, or an option cannot be satisfied.
     """
     async with (
-        engine(settings) as started,
+        engine(settings, before_serving=before_serving) as started,
         Probes(
             settings.http,
             started.registry,
@@ -230,10 +241,8 @@ async def serve(settings: Settings) -> int:
     """Serves until a signal or a device fault, then drains. Returns the exit status."""
     stopping = stop_signal()
     warn_about_open_ports(settings)
-    async with running(settings) as application:
+    async with running(settings, before_serving=exempt_from_garbage_collection) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
-        if await first_of(ends | {"ready": application.health.became_ready}) not in ends:
-            exempt_from_garbage_collection()
         log.info("draining", reason=await first_of(ends))
         await application.drain()
     return application.health.exit_status

@@ -17,8 +17,7 @@ def lower_own_priority(niceness: int) -> None:
         niceness: 0 to 19, as of the command `nice`.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # it is less important already
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        _lower(threading.get_native_id(), niceness)
 
 
 def lower_io_priority(niceness: int) -> None:
@@ -31,9 +30,25 @@ def lower_io_priority(niceness: int) -> None:
     Args:
         niceness: 0 to 19, as of the command `nice`; 0 changes nothing.
     """
-    if not niceness or not THREADS.is_dir():
+    if sys.platform != "linux":
         return
+    while any([_lower(thread, niceness) for thread in _io_threads()]):
+        pass  # one that has not been lowered may have started another meanwhile
+
+
+def _io_threads() -> list[int]:
+    found = []
     for thread in THREADS.iterdir():
-        with suppress(OSError):  # the thread has ended, or is less important already
+        with suppress(OSError):  # the thread has ended
             if (thread / "comm").read_text().strip() == IO_THREAD:
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+                found.append(int(thread.name))
+    return found
+
+
+def _lower(thread: int, niceness: int) -> bool:
+    """Lowers the priority of a thread; returns whether it was higher."""
+    with suppress(OSError):  # the thread has ended
+        if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+            return True
+    return False

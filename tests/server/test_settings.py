@@ -221,7 +221,7 @@ ADMIN = {"ANIMORA_ADMIN_ENABLED": "true", "ANIMORA_MODELS_STORE": "models"}
         ({"ANIMORA_ADMIN_SIGNKEY": "key.pem"}, "ANIMORA_ADMIN_SIGNKEY"),
     ],
 )
-def test_an_admin_port_that_cannot_be_is_refused(options, named):
+def test_an_invalid_admin_port_is_refused(options, named):
     assert named in refused(ADMIN | options)
 
 
@@ -233,7 +233,7 @@ def test_an_admin_port_that_cannot_be_is_refused(options, named):
         {"ANIMORA_ADMIN_PORT": "50051", "ANIMORA_ADMIN_ENABLED": "false"},
     ],
 )
-def test_an_admin_port_that_can_be_is_accepted(options):
+def test_a_valid_admin_port_is_accepted(options):
     load_settings(ADMIN | options, None)
 
 

@@ -16,7 +16,9 @@ import gc, os, pathlib
 freeze = gc.freeze
 def record():
     freeze()
-    (pathlib.Path(__file__).parent / f"{os.getpid()}.objects").write_text(str(gc.get_freeze_count()))
+    written = pathlib.Path(__file__).parent / f"{os.getpid()}.new"
+    written.write_text(str(gc.get_freeze_count()))
+    written.rename(written.with_suffix(".objects"))
 gc.freeze = record
 """
 LIBRARIES = 100_000  # objects

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -47,6 +47,7 @@ class HealthState:
         settings: All options.
         shared: The shared device, or None for a device of this process. The faults of a shared device do not
             end this process.
+        before_serving: Called once, before health is SERVING for the first time.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class HealthState:
         batcher: Batcher[InferenceRequest, FloatArray],
         settings: Settings,
         shared: SharedDevice | None = None,
+        before_serving: Callable[[], object] = lambda: None,
     ) -> None:
         self._model_manager = model_manager
+        self._before_serving = before_serving
         self._batcher = batcher
         self._settings = settings
         self._shared = shared
@@ -155,9 +158,12 @@ class HealthState:
         reason = self.unready()
         if not self.draining:
             self._log_change(reason)
+        becomes_ready = reason is None and not self.became_ready.is_set()
+        if becomes_ready:
+            self._before_serving()
         await self._server.set_alive(self.dead() is None)
         await self._server.set_serving(reason is None)
-        if reason is None and not self.became_ready.is_set():
+        if becomes_ready:
             self._became_ready_at = time.monotonic()
             self.became_ready.set()
         return SUPERVISION_INTERVAL

@@ -23,10 +23,13 @@ MAX_REFUSALS = 50  # of them at once
 
 # Of the concurrency limit:
 MIN_CALLS = 16  # however slow the server is: batches stay efficient
-INTERVAL = 0.1  # seconds between two updates
+INTERVAL = 0.1  # seconds between two updates, at least
+MAX_INTERVAL = 1.0  # seconds; after longer ones the server was idle
 MAX_WAITS = 1000  # the latest ones of an interval
-MIN_SAMPLES = 10  # answers of an interval; with fewer it is prolonged
+MIN_SAMPLES = 10  # latencies of an interval; with fewer it is prolonged
 TIMEOUT_SHARE = 0.3  # of the callers' time, which calls may take in the median
+MIN_TARGET = 0.02  # seconds; callers with less time do not lower the limit of the others
+MAX_DECREASE = 0.25  # of the limit, that an update keeps at least
 ARRIVAL_WAITS = 2  # a call waits for gRPC's events twice: for its headers, then for its message
 
 
@@ -127,8 +130,8 @@ class ConcurrencyLimit:
     """How many calls may be in flight, from the latency of the calls that have ended.
 
     While the latency is below its target, each update adds the square root of the limit, as Gradient2 of
-    Netflix' concurrency-limits does. Above the target, the limit is what Little's law gives for it: answers a
-    second times target. Gradient2's target is the latency of an idle server. Here it is a share of the
+    Netflix's concurrency-limits does. Above the target, the limit is what Little's law gives for it: answers
+    a second times target. Gradient2's target is the latency of an idle server. Here it is a share of the
     callers' timeouts, since the latency of a server that batches grows with its load long before its
     throughput falls.
 
@@ -151,38 +154,51 @@ class ConcurrencyLimit:
         self._latencies: list[float] = []
         self._timeouts: list[float] = []
         self._answers = 0
-        self._updated_at = clock()
+        self._interval_start = clock()
 
-    def waited(self, seconds: float) -> None:
-        """Records how long an event of a call has waited for the event loop."""
+    def record_wait(self, seconds: float) -> None:
+        """Records how long a call that has arrived waited for the event that its message has.
+
+        That is time in the queue of the event loop, and of a message that the caller sends late or slowly.
+        """
         self._waits.append(seconds)
 
-    def ended(self, latency: float, timeout: float, *, is_answer: bool) -> None:
+    def record_call(self, latency: float, timeout: float, *, is_answer: bool, is_batch: bool = False) -> None:
         """Records a call whose handler has ended.
 
         Args:
             latency: Seconds since the handler was called.
             timeout: Seconds that the caller had left then.
-            is_answer: Whether the call was answered; else its caller has stopped to wait.
+            is_answer: Whether the call was answered; else its caller has stopped waiting.
+            is_batch: Whether the call has low priority; its latency does not count.
         """
+        now = self._clock()
+        if now - self._interval_start > MAX_INTERVAL:  # an idle server: what was recorded says nothing
+            self._begin(now)
+        self._answers += is_answer
+        # A caller that gives up early tells nothing: the answer would have come later.
+        if is_batch or not (is_answer or latency >= TIMEOUT_SHARE * timeout):
+            return
         self._latencies.append(latency)
         self._timeouts.append(timeout)
-        self._answers += is_answer
-        if len(self._latencies) >= MIN_SAMPLES:
-            interval = self._clock() - self._updated_at
-            if interval >= INTERVAL:
-                self._update(interval)
+        if len(self._latencies) >= MIN_SAMPLES and now - self._interval_start >= INTERVAL:
+            self._update(now - self._interval_start)
+            self._begin(now)
 
-    def _update(self, interval: float) -> None:
+    def _update(self, seconds: float) -> None:
         wait = ARRIVAL_WAITS * median(self._waits) if self._waits else 0.0
-        target = TIMEOUT_SHARE * (wait + median(self._timeouts))
+        target = max(TIMEOUT_SHARE * (wait + median(self._timeouts)), MIN_TARGET)
         if wait + median(self._latencies) <= target:
             limit = self.calls + isqrt(self.calls) + 1
         else:
-            limit = max(min(self.calls, round(self._answers / interval * target)), MIN_CALLS)
+            little = round(self._answers / seconds * target)
+            limit = max(min(self.calls, little), round(MAX_DECREASE * self.calls), MIN_CALLS)
         self.calls = min(limit, self._most)
+
+    def _begin(self, now: float) -> None:
+        """Begins an interval."""
         self._waits.clear()
         self._latencies.clear()
         self._timeouts.clear()
         self._answers = 0
-        self._updated_at += interval
+        self._interval_start = now

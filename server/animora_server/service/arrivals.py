@@ -1,7 +1,7 @@
 """Calls before a handler is called: taken from gRPC while there is room, and counted where gRPC ends them.
 
 gRPC's core matches an arrived call with a request of the application for one. Calls that find none wait in
-the core, up to `grpc.server.max_pending_requests`; further ones are shed there, for a tenth of what a call
+the core, up to `grpc.server.max_pending_requests`; further ones are shed there, for a fraction of what a call
 costs that is taken and refused in Python. grpc.aio always requests the next call, whatever the load. The
 Intake requests as many as there is room for, several at once, so that a burst need not wait.
 
@@ -146,7 +146,7 @@ class MethodHandlers(grpc.GenericRpcHandler):
         service: The name of the service.
         handlers: The handlers, by method.
         metrics: Counts the calls.
-        waited: Takes the seconds that a call waited for the event that its message has arrived.
+        record_wait: Takes the seconds that a call waited for the event that its message has arrived.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class MethodHandlers(grpc.GenericRpcHandler):
         service: str,
         handlers: Mapping[str, Any],
         metrics: ArrivalMetrics,
-        waited: Callable[[float], object],
+        record_wait: Callable[[float], object],
     ) -> None:
         self._handlers = {f"/{service}/{method}": handler for method, handler in handlers.items()}
         self._metrics = metrics
-        self._waited = waited
+        self._record_wait = record_wait
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Returns the handler of a call; None for a method of another service."""
@@ -167,7 +167,7 @@ class MethodHandlers(grpc.GenericRpcHandler):
         return None if handler is None else self._arrived(handler.unary_unary)
 
     def _arrived(self, unary_unary: Any) -> "_ArrivedCall":
-        return _ArrivedCall(unary_unary, self._metrics.unreceived, self._waited)
+        return _ArrivedCall(unary_unary, self._metrics.unreceived, self._record_wait)
 
 
 class AuthorizedMethodHandlers(MethodHandlers):
@@ -178,7 +178,7 @@ class AuthorizedMethodHandlers(MethodHandlers):
         handlers: What handles calls with a valid token, and the handler of other calls, by method.
         authorizer: Checks the token.
         metrics: Counts the calls.
-        waited: As of MethodHandlers.
+        record_wait: As of MethodHandlers.
     """
 
     def __init__(
@@ -187,9 +187,9 @@ class AuthorizedMethodHandlers(MethodHandlers):
         handlers: Mapping[str, tuple[TokenBehavior, Any]],
         authorizer: Authorizer,
         metrics: ArrivalMetrics,
-        waited: Callable[[float], object],
+        record_wait: Callable[[float], object],
     ) -> None:
-        super().__init__(service, handlers, metrics, waited)
+        super().__init__(service, handlers, metrics, record_wait)
         self._authorizer = authorizer
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -219,22 +219,24 @@ class UnknownMethodCounter(grpc.GenericRpcHandler):
 class _ArrivedCall:
     """The handler of one call. gRPC drops it when the call ends, whether or not it called the handler."""
 
-    __slots__ = ("_arrived_at", "_unreceived", "_waited", "unary_unary")
+    __slots__ = ("_arrived_at", "_record_wait", "_unreceived", "unary_unary")
 
     request_streaming = response_streaming = False
     unary_stream = stream_unary = stream_stream = None
     response_serializer = None
 
-    def __init__(self, unary_unary: Any, unreceived: CountCell, waited: Callable[[float], object]) -> None:
+    def __init__(
+        self, unary_unary: Any, unreceived: CountCell, record_wait: Callable[[float], object]
+    ) -> None:
         self.unary_unary = unary_unary
         self._unreceived: CountCell | None = unreceived
-        self._waited = waited
+        self._record_wait = record_wait
         self._arrived_at = time.perf_counter()
 
     def request_deserializer(self, data: bytes) -> bytes:
         """Returns the message unchanged, and records that it has arrived."""
         self._unreceived = None
-        self._waited(time.perf_counter() - self._arrived_at)
+        self._record_wait(time.perf_counter() - self._arrived_at)
         return data
 
     def __del__(self) -> None:

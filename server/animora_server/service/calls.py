@@ -28,11 +28,7 @@ CALLER_ERROR_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_P
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128
 MESSAGE_TIMEOUT = 20.0  # seconds that a caller with a certificate has to send its message
-ENDED = (
-    "OK",
-    "CANCELLED",
-    "DEADLINE_EXCEEDED",
-)  # codes of the calls whose latency says something about the load
+CODES_WITH_LATENCY = ("OK", "CANCELLED", "DEADLINE_EXCEEDED")  # of calls that tell of the load
 PRIORITY, BATCH = "x-animora-priority", "batch"  # metadata of calls of low priority
 
 if TYPE_CHECKING:
@@ -47,7 +43,7 @@ class Call:
         request_id: From the metadata, or generated.
         deadline: When the caller stops waiting, on the event loop's clock.
         reserve: Seconds before the deadline at which the fallback answers, if the model has not.
-        timeout: Seconds that the caller had given the call when it started here.
+        timeout: Seconds that were left when the handler was called.
         is_batch: Whether the call has low priority.
     """
 
@@ -112,8 +108,8 @@ class CallHandler:
                 seconds = time.perf_counter() - started_at
                 self._metrics.handled(name, code)
                 handling.observe(seconds)
-                if code in ENDED and not call.is_batch:
-                    limit.ended(seconds, call.timeout, is_answer=code == "OK")
+                if code in CODES_WITH_LATENCY:
+                    limit.record_call(seconds, call.timeout, is_answer=code == "OK", is_batch=call.is_batch)
             await abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 
@@ -138,12 +134,14 @@ class CallHandler:
         async def without_token(requests: AsyncIterator[bytes], context: "Context") -> bytes:
             access = authorizer.access
             await self._authorize(name, authorizer, context)
+            asked_at = time.perf_counter()
             try:
                 async with asyncio.timeout(MESSAGE_TIMEOUT):
                     request = await anext(aiter(requests), None)
             except TimeoutError:
                 self.arrivals.unreceived.inc()
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time")
+            self.admission.limit.record_wait(time.perf_counter() - asked_at)
             if request is None:
                 self.arrivals.unreceived.inc()
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")

@@ -76,14 +76,14 @@ class GrpcServer:
         handler.admission.notify(self._intake.update)
         self._server = limited_server(channel_options(settings), self._intake)
         handlers = {name: handler.unary(name, method) for name, method in methods.items()}
-        arrivals, waited = handler.arrivals, handler.admission.limit.waited
+        arrivals, record_wait = handler.arrivals, handler.admission.limit.record_wait
         self._arrived = ArrivedCalls(newest_server_id())
         arrivals.arrived_from(self._arrived.read)
         if authorizer is None:
-            known: grpc.GenericRpcHandler = MethodHandlers(service, handlers, arrivals, waited)
+            known: grpc.GenericRpcHandler = MethodHandlers(service, handlers, arrivals, record_wait)
         else:
             authorized = {name: handler.authorized(name, each, authorizer) for name, each in handlers.items()}
-            known = AuthorizedMethodHandlers(service, authorized, authorizer, arrivals, waited)
+            known = AuthorizedMethodHandlers(service, authorized, authorizer, arrivals, record_wait)
         self._server.add_generic_rpc_handlers((known,))
         self._server.add_registered_method_handlers(HEALTH_SERVICE_NAME, self._health_handlers())
         enable_reflection(self._server, (service, HEALTH_SERVICE_NAME), authorizer)

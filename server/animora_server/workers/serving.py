@@ -18,7 +18,10 @@ async def serve(parent: ParentChannel) -> int:
     signalled = stop_signal()
     draining = parent.drain_event()
     try:
-        async with engine(parent.settings, parent.device_socket) as started, started.following:
+        async with (
+            engine(parent.settings, parent.device_socket, exempt_from_garbage_collection) as started,
+            started.following,
+        ):
             parent.set_metrics(started.registry, started.health.dead)
             await _serve(started, parent, draining, signalled)
             parent.send_final_metrics()
@@ -39,7 +42,6 @@ async def _serve(
     }
     if await first_of(ends | {"ready": started.health.became_ready}) in ends:
         return
-    exempt_from_garbage_collection()
     async with started.grpc as grpc:
         parent.set_readiness(started.health.unready_to_probes)
         log.info("listening", grpc_port=grpc.port, device=str(started.device))
