@@ -20,6 +20,7 @@ from animora_server.errors import AnimoraError
 log = structlog.get_logger(__name__)
 
 STALL = 5.0  # seconds without a round of the heartbeat after which the event loop counts as blocked
+MAX_REASONS = 16  # different errors of a row that are logged at once: some texts differ each time
 CANCEL_INTERVAL = 0.5  # seconds; Python 3.11's wait_for, which libraries use, may lose a cancellation
 
 # Operational errors, such as an unreachable database. Any other error of a background loop is a bug.
@@ -49,7 +50,8 @@ class Backoff:
 class BackgroundLoop:
     """Runs rounds until it is stopped. An error of a round is logged and counted, and the next round follows.
 
-    It logs the first, second, fourth, eighth, … failure in a row, and the first success after failures.
+    It logs the first, second, fourth, eighth, … failure in a row, each with an error that is new in the row,
+    and the first success after failures.
 
     Args:
         name: The task's name in the log and in metrics.
@@ -84,6 +86,7 @@ class BackgroundLoop:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._failures_in_a_row = 0
+        self._reasons: set[tuple[Kind, str]] = set()  # that were logged since the last success
         self._succeeded_at = self._ended_round_at = self._clock()
 
     def start(self) -> None:
@@ -105,6 +108,7 @@ class BackgroundLoop:
         if self._failures_in_a_row:
             log.info("background task recovered", task=self.name, failures=self._failures_in_a_row)
         self._failures_in_a_row = 0
+        self._reasons.clear()
 
     @property
     def age(self) -> float:
@@ -153,7 +157,11 @@ class BackgroundLoop:
         self._failures_in_a_row += 1
         failures = self._failures_in_a_row
         pause = self._backoff.delay(failures)
-        if failures & (failures - 1) == 0:
+        reason = kind, _described(error)
+        is_new = reason not in self._reasons and len(self._reasons) < MAX_REASONS
+        if is_new:
+            self._reasons.add(reason)
+        if is_new or failures & (failures - 1) == 0:
             fields = {"task": self.name, "failures": failures, "retry_seconds": round(pause, 3)}
             if kind == "expected":
                 log.warning("background task failed; retrying", **fields, error=_described(error))

@@ -160,6 +160,12 @@ def check_config(config: ConfigOption = None) -> None:
 
         load_identity(settings.grpc, is_usable)
     watch_access_list(settings.auth)
+    if settings.models.store or settings.models.ready_requires_model:
+        from animora_server.models import open_models, open_writable_models  # noqa: PLC0415  # imports PyTorch
+
+        open_models(settings.models)  # reads the keys, not the store
+        if settings.admin.enabled:
+            open_writable_models(settings.models, settings.admin.sign_key)
     if settings.cache.url.get_secret_value():
         from animora_server.cache.connection import open_redis  # noqa: PLC0415
 

@@ -104,7 +104,8 @@ def load_settings(environ: Mapping[str, str], file: Path | None) -> Settings:
 
     try:
         if file is not None and not file.is_file():
-            raise ConfigurationError(f"{file}: there is no such configuration file")
+            problem = "is not a regular file" if file.exists() else "there is no such configuration file"
+            raise ConfigurationError(f"{file}: {problem}")
         settings = Settings.model_validate(dict(Layers()))
     except ValidationError as error:
         # `from None`: pydantic's own text repeats the same for developers.

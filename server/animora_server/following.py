@@ -8,7 +8,6 @@ from animora_artifact import VersionSource
 from animora_server.admin import AdminPort
 from animora_server.background import BackgroundLoop, LoopOwner
 from animora_server.catalog import ChangeEvents
-from animora_server.errors import ConfigurationError
 from animora_server.inference import ModelManager
 from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader
 from animora_server.observability.health import HealthState
@@ -88,11 +87,9 @@ def model_followers(  # noqa: PLR0913, PLR0917  # parts of the composition root
     """What loads the versions that `ACTIVE`, experiments and `shadow` name, watches new ones, and lists all.
 
     Raises:
-        ConfigurationError: The admin port is on without a model store, or a key of it cannot be used.
+        ConfigurationError: A key of the admin port cannot be used.
     """
     if store is None:
-        if settings.admin.enabled:
-            raise ConfigurationError("admin.enabled needs models to list and activate: set models.store")
         return ModelFollowers()
     poll_interval = settings.models.poll_interval
     watcher = ModelWatcher(store, model_manager, poll_interval, metrics.models)

@@ -192,6 +192,12 @@ def test_only_a_complete_version_can_be_activated(place):
         place.store.activate(NEW)
     with pytest.raises(VersionNotFound):
         place.store.activate("20300101T000000Z-cccccc")
+    place.put("file", b"")
+    for name in ("ACTIVE", "file"):
+        with pytest.raises(VersionNotFound):
+            place.store.activate(name)
+        with pytest.raises(VersionNotFound):
+            place.store.read(name)
     assert place.store.active() == OLD
 
 

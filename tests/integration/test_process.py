@@ -108,6 +108,26 @@ async def test_check_config_refuses_files_that_the_server_would_refuse(options, 
 
 
 @pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"MODELS_VERIFY_KEY": "/absent.pem"}, "models.verify_key: /absent.pem"),
+        ({"MODELS_ACTIVE_VERIFY_KEY": "/absent.pem"}, "models.active_verify_key: /absent.pem"),
+        ({"ADMIN_ENABLED": "true", "ADMIN_SIGN_KEY": "/absent.pem"}, "admin.sign_key: /absent.pem"),
+        ({"MODELS_STORE": "", "ADMIN_ENABLED": "true"}, "admin.enabled needs models"),
+        ({"MODELS_STORE": "", "MODELS_READY_REQUIRES_MODEL": "true"}, "models.ready_requires_model needs"),
+    ],
+)
+async def test_check_config_refuses_keys_and_a_missing_store_that_the_server_would_refuse(
+    options, named, tmp_path
+):
+    process = await start("check-config", **{"MODELS_STORE": str(tmp_path)} | options)
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith(f"animora-server: {named}")
+    assert errors.decode().count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("option", "value", "named"),
     [
         ("MODELS_STORE", "s3:/x", "ANIMORA_MODELS_STORE: write s3://BUCKET/PREFIX"),

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from animora_server.background import (
+    MAX_REASONS,
     STALL,
     BackgroundLoop,
     Backoff,
@@ -88,6 +89,21 @@ async def test_a_long_row_of_failures_is_logged_a_few_times():
     assert loop.failures["expected"] == 100
     assert [entry["failures"] for entry in logs] == [1, 2, 4, 8, 16, 32, 64, 100]
     assert logs[-1]["event"] == "background task recovered"
+
+
+async def test_a_failure_for_another_reason_is_logged_at_once():
+    errors = [StoreError(text) for text in ("away", "away", "away", "denied", "away", "denied")]
+    with capture_logs() as logs:
+        await run_through(Rounds(*errors, KeyError("bug"), None))
+    assert [entry["failures"] for entry in logs] == [1, 2, 4, 7, 7]
+    assert [entry.get("error") for entry in logs[:3]] == ["away", "away", "denied"]
+    assert logs[3]["log_level"] == "error"
+
+
+async def test_errors_whose_text_differs_each_time_are_logged_a_few_times():
+    with capture_logs() as logs:
+        await run_through(Rounds(*[StoreError(f"away for {number} s") for number in range(200)], None))
+    assert len(logs) <= MAX_REASONS + 8
 
 
 async def test_an_error_without_a_message_is_logged_by_its_type():

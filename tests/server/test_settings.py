@@ -258,6 +258,7 @@ def test_contradicting_options_are_refused_with_advice():
 
 def test_a_file_that_cannot_be_read_is_refused_by_its_name(file: Path):
     assert refused({}, file) == f"{file}: there is no such configuration file"
+    assert refused({}, file.parent) == f"{file.parent}: is not a regular file"
     file.write_text("port: 1")
     assert refused({}, file).startswith(f"{file}: not a TOML file: ")
     file.write_bytes(b"\xff\xfe")

@@ -91,7 +91,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     """
     try:
         content = read_regular_file(path, max_bytes, getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise VersionNotFound(f"there is no {path.parent.name}/{path.name}") from error
     except OSError as error:
         if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link

@@ -61,6 +61,8 @@ def _advice(error: RankingError, target: str) -> str:
             advice = "`animora-client models list` shows what there is"
         case FailedPrecondition():
             advice = _ADVICE_BY_REASON.get(error.reason, "remove what the message names")
+        case DeadlineExceeded() | Unavailable() if error.reason:  # the server has answered
+            advice = "repeat the call"
         case DeadlineExceeded():
             advice = f"{target} did not respond in time: increase --timeout"
         case Unavailable():

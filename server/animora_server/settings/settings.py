@@ -81,6 +81,8 @@ class Settings(Section):
     def _check_admin_port(self) -> None:
         if not self.admin.enabled:
             return
+        if not self.models.store:
+            raise ValueError("admin.enabled needs models to list and activate: set models.store")
         for section, port in (("grpc", self.grpc.port), ("http", self.http.port)):
             if self.admin.port == port != 0:
                 raise ValueError(f"admin.port is {section}.port, {port}: the two ports must differ")
