@@ -46,7 +46,8 @@ def test_each_number_and_switch_can_be_set_by_its_variable():
     for option in options():
         if isinstance(option.field.default, bool | int | float):
             smallest = next((limit.ge for limit in option.field.metadata if hasattr(limit, "ge")), 1)
-            settings = load_settings({option.variable: str(int(smallest))}, None)
+            environ = {"ANIMORA_MODELS_STORE": "models", option.variable: str(int(smallest))}
+            settings = load_settings(environ, None)
             assert getattr(getattr(settings, option.section), option.name) == smallest
 
 
