@@ -32,23 +32,24 @@ def lower_io_priority(niceness: int) -> None:
     """
     if sys.platform != "linux":
         return
-    while any([_lower(thread, niceness) for thread in _io_threads()]):
-        pass  # one that has not been lowered may have started another meanwhile
+    lowered: set[int] = set()
+    # One that had not been lowered may have started another meanwhile.
+    while new := _io_threads() - lowered:
+        for thread in new:
+            _lower(thread, niceness)
+        lowered |= new
 
 
-def _io_threads() -> list[int]:
-    found = []
+def _io_threads() -> set[int]:
+    found = set()
     for thread in THREADS.iterdir():
         with suppress(OSError):  # the thread has ended
             if (thread / "comm").read_text().strip() == IO_THREAD:
-                found.append(int(thread.name))
+                found.add(int(thread.name))
     return found
 
 
-def _lower(thread: int, niceness: int) -> bool:
-    """Lowers the priority of a thread; returns whether it was higher."""
+def _lower(thread: int, niceness: int) -> None:
     with suppress(OSError):  # the thread has ended
         if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
             os.setpriority(os.PRIO_PROCESS, thread, niceness)
-            return True
-    return False

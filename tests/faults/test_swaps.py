@@ -68,7 +68,7 @@ class OpenLoop:
             await running
 
     def take_p99(self) -> float:
-        """The p99 of the calls since it was last asked for, in seconds from when each was due."""
+        """The p99 of the calls since the last time, in seconds from when each was due."""
         seconds, self._seconds = self._seconds, []
         return float(np.percentile(seconds, 99))
 
@@ -90,11 +90,10 @@ async def load_of(port: int, pid: int, feed: Feed, *, is_judged: bool) -> OpenLo
         for user in TRAINED_USERS[:4]
     ]
     server = Server("animora", pid, port)
-    if is_judged:
-        server.pin()
     calls = await h2load.record_calls(server, requests)
     if not is_judged:
         return OpenLoop(port, calls, UNJUDGED_RATE)
+    server.pin()
     closed = await h2load.drive(server, calls, CLOSED_SECONDS, h2load.Load(callers=CALLERS))
     return OpenLoop(port, calls, LOAD * closed.throughput)
 

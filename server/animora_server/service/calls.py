@@ -134,14 +134,14 @@ class CallHandler:
         async def without_token(requests: AsyncIterator[bytes], context: "Context") -> bytes:
             access = authorizer.access
             await self._authorize(name, authorizer, context)
-            asked_at = time.perf_counter()
+            waiting_since = time.perf_counter()
             try:
                 async with asyncio.timeout(MESSAGE_TIMEOUT):
                     request = await anext(aiter(requests), None)
             except TimeoutError:
                 self.arrivals.unreceived.inc()
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time")
-            self.admission.limit.record_wait(time.perf_counter() - asked_at)
+            self.admission.limit.record_wait(time.perf_counter() - waiting_since)
             if request is None:
                 self.arrivals.unreceived.inc()
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
