@@ -52,7 +52,7 @@ class Demo:
             sample_feed(self.directory, self.out) as feed,
             running(feed.serving(self.settings)) as server,
         ):
-            await server.wait_until_serving()
+            await server.listen()
             target = f"{self.settings.grpc.host}:{server.grpc.port}"
             audience = await find_audience(feed.database_url, CANDIDATES)
             await self._show_feeds(target, feed, audience)

@@ -60,7 +60,7 @@ class Engine:
     """A constructed server that does not listen and has no data yet.
 
     Attributes:
-        grpc: The gRPC server; entering it starts to listen.
+        grpc: The gRPC server; entering it, once health is SERVING, starts to listen.
         following: Entering it loads the database and the model store, and starts to follow them.
         health: Readiness and liveness.
         registry: The metrics.
@@ -80,16 +80,34 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A running server."""
+    """A running server, which does not listen for calls until `listen`.
+
+    Attributes:
+        grpc: The gRPC server.
+        probes: The HTTP port.
+        health: Readiness and liveness.
+        device: The device.
+        admin: The admin port, or None.
+        closing: Closes the gRPC port.
+    """
 
     grpc: GrpcServer
     probes: Probes
     health: HealthState
-    admin: AdminPort | None = None
+    device: InferenceDevice
+    admin: AdminPort | None
+    closing: AsyncExitStack
 
-    async def wait_until_serving(self) -> None:
-        """Waits until health is SERVING."""
+    async def listen(self) -> None:
+        """Waits until health is SERVING, then opens the gRPC port.
+
+        Before, connections are refused, so that clients and proxies turn to another server.
+
+        Raises:
+            ConfigurationError: The port is taken.
+        """
         await self.health.became_ready.wait()
+        await self.closing.enter_async_context(self.grpc)
 
     async def drain(self) -> None:
         """Stops accepting calls, and finishes calls in flight."""
@@ -212,14 +230,14 @@ async def engine(
 async def running(
     settings: Settings, before_serving: Callable[[], object] = lambda: None
 ) -> AsyncIterator[Application]:
-    """Starts the server with its ports, and stops it in reverse order.
+    """Starts the server, all but the gRPC port, and stops it in reverse order.
 
     Args:
         settings: All options.
         before_serving: Called once, before health is SERVING for the first time.
 
     Raises:
-        ConfigurationError: A port cannot be bound, or an option cannot be satisfied.
+        ConfigurationError: A port is taken, or an option cannot be satisfied.
     """
     async with (
         engine(settings, before_serving=before_serving) as started,
@@ -230,11 +248,10 @@ async def running(
             ready=started.health.unready_to_probes,
             authorizer=started.scrapes,
         ) as probes,
-        started.grpc as grpc,
-        started.following,
     ):
-        log.info("listening", grpc_port=grpc.port, http_port=probes.port, device=str(started.device))
-        yield Application(grpc, probes, started.health, started.admin)
+        await started.grpc.check_port()
+        async with started.following, AsyncExitStack() as closing:
+            yield Application(started.grpc, probes, started.health, started.device, started.admin, closing)
 
 
 async def serve(settings: Settings) -> int:
@@ -243,8 +260,12 @@ async def serve(settings: Settings) -> int:
     warn_about_open_ports(settings)
     async with running(settings, before_serving=exempt_from_garbage_collection) as application:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
-        log.info("draining", reason=await first_of(ends))
-        await application.drain()
+        if await first_of(ends | {"ready": application.health.became_ready}) not in ends:
+            await application.listen()
+            ports = {"grpc_port": application.grpc.port, "http_port": application.probes.port}
+            log.info("listening", **ports, device=str(application.device))
+            log.info("draining", reason=await first_of(ends))
+            await application.drain()
     return application.health.exit_status
 
 

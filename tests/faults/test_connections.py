@@ -1,6 +1,7 @@
 """Callers whose connections are damaged get an error or the right answer, and never a wrong score."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
@@ -49,11 +50,12 @@ async def test_over_tls_a_flipped_bit_is_never_a_wrong_score(feed, settings, tmp
     make_certificates(certificates)
     files = {"tls_certificate": certificates / "leaf.pem", "tls_key": certificates / "leaf.key"}
     trusted = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
-    async with (
-        running(with_options(settings, grpc=files)) as application,
-        FaultProxy(application.grpc.port) as proxy,
-        grpc.aio.secure_channel(f"127.0.0.1:{proxy.port}", trusted) as channel,
-    ):
+    async with AsyncExitStack() as stack, asyncio.timeout(HANG_TIMEOUT):
+        application = await stack.enter_async_context(running(with_options(settings, grpc=files)))
+        await application.listen()
+        proxy = await stack.enter_async_context(FaultProxy(application.grpc.port))
+        target = f"127.0.0.1:{proxy.port}"
+        channel = await stack.enter_async_context(grpc.aio.secure_channel(target, trusted))
         ledger, stub = Ledger(feed, NETWORKS), RankingServiceStub(channel)
         await ledger.until_serving(stub)
         async with ledger.load(stub):

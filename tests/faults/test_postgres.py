@@ -55,7 +55,7 @@ async def ranking(feed, url: str, redis_url: str, tmp_path) -> AsyncIterator[Ser
     settings = settings_for(url, redis_url, tmp_path / "models", catalog=CATALOG, database=DATABASE)
     ledger = Ledger(feed, NETWORKS)
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         async with connected(application) as stub, ledger.load(stub, workers=4):
             yield Server(application, ledger)
 
@@ -119,7 +119,7 @@ async def test_a_server_closes_while_postgres_is_frozen(embedded_postgres, redis
     settings = settings_for(postgres.url, redis_url, tmp_path / "models", catalog=CATALOG, database=DATABASE)
     async with AsyncExitStack() as stack, asyncio.timeout(HANG_TIMEOUT):
         application = await stack.enter_async_context(running(settings))
-        await application.wait_until_serving()
+        await application.listen()
         with frozen(postgres.pid):
             await until(lambda: age_is_old(application))
             began = time.monotonic()

@@ -36,7 +36,7 @@ def settings(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> 
 async def application(settings: Settings) -> AsyncIterator[Application]:
     """The server, once it is SERVING."""
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         yield application
 
 

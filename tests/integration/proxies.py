@@ -4,9 +4,7 @@ import asyncio
 import os
 import re
 import shutil
-import signal
 import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.documented import PAGE, replaced
-from tests.support.processes import children
 
 # Debian installs nginx into sbin.
 NGINX = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
@@ -31,51 +28,19 @@ class Proxy:
     Attributes:
         target: Address for clients.
         includes: Waits until the proxy sends calls to the server at a port.
-        excludes: Waits until the proxy sends no calls to the server at a port, if it must be reconfigured.
     """
 
     target: str
     includes: Callable[[int], Awaitable[None]]
-    excludes: Callable[[int], Awaitable[None]]
 
 
-async def automatically(port: int) -> None:
-    """Does nothing: nginx tries failed servers again, and Envoy checks health."""
+async def at_once(port: int) -> None:
+    """Returns: nginx tries the server again by itself."""
 
 
 @asynccontextmanager
 async def nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
     """Runs nginx before servers at two ports, with its files and its socket in the directory."""
-    async with _nginx(directory, ports) as (target, _):
-        yield Proxy(target, automatically, automatically)
-
-
-@asynccontextmanager
-async def reconfigured_nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
-    """Runs nginx, and reconfigures it when a server excludes and returns."""
-    async with _nginx(directory, ports) as (target, process):
-        configuration = directory / "nginx.conf"
-        original = configuration.read_text()
-
-        async def reload(text: str) -> None:
-            configuration.write_text(text)
-            before = set(children(process.pid))
-            process.send_signal(signal.SIGHUP)  # as `nginx -s reload` does
-            while not (now := children(process.pid)) or before.intersection(now):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-
-        async def excludes(port: int) -> None:
-            assert f"127.0.0.1:{port} " in original
-            await reload(original.replace(f"127.0.0.1:{port} ", f"127.0.0.1:{port} down "))
-
-        async def includes(port: int) -> None:
-            await reload(original)
-
-        yield Proxy(target, includes, excludes)
-
-
-@asynccontextmanager
-async def _nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[tuple[str, Process]]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
     socket, log = directory / "nginx.sock", directory / "error.log"
@@ -94,8 +59,8 @@ async def _nginx(directory: Path, ports: Sequence[int]) -> AsyncIterator[tuple[s
         }}
         """
     )
-    async with _running(log, NGINX, "-p", directory, "-c", configuration) as process:
-        yield f"unix:{socket}", process
+    async with _running(log, NGINX, "-p", directory, "-c", configuration):
+        yield Proxy(f"unix:{socket}", at_once)
 
 
 @asynccontextmanager
@@ -117,7 +82,7 @@ async def envoy(directory: Path, ports: Sequence[int]) -> AsyncIterator[Proxy]:
 
     options = ("--log-path", log, "--log-level", "warning", "--disable-hot-restart", "--concurrency", "1")
     async with _running(log, ENVOY, "--config-path", configuration, *options):
-        yield Proxy(f"unix:{socket}", healthy, automatically)
+        yield Proxy(f"unix:{socket}", healthy)
 
 
 def _documented(language: str, ports: Sequence[int], changes: dict[str, str]) -> str:
@@ -130,10 +95,10 @@ def _documented(language: str, ports: Sequence[int], changes: dict[str, str]) ->
 
 
 @asynccontextmanager
-async def _running(log: Path, program: str, *arguments: str | Path) -> AsyncIterator[Process]:
+async def _running(log: Path, program: str, *arguments: str | Path) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(program, *arguments)
     try:
-        yield process
+        yield
         assert process.returncode is None, log.read_text()  # noqa: ASYNC240
     finally:
         if process.returncode is None:

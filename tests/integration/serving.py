@@ -57,6 +57,6 @@ async def connected(application: Application) -> AsyncIterator["RankingServiceAs
 async def serving(settings: Settings) -> AsyncIterator[tuple[Application, "RankingServiceAsyncStub"]]:
     """Runs a server; yields it with a stub once it is SERVING."""
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         async with connected(application) as stub:
             yield application, stub

@@ -64,7 +64,7 @@ async def test_a_server_serves_with_all_numbers_of_a_section_at_their_bounds(
     async with running(at_bounds) as server:
         assert await asyncio.to_thread(get, server.probes.port, "/livez") == "ok\n"
         if (section, end) != ("database", "least"):  # no connection succeeds within a millisecond
-            await server.wait_until_serving()
+            await server.listen()
             async with AsyncRankingClient(f"127.0.0.1:{server.grpc.port}") as client:
                 ranking = await client.rank(TRAINED_USERS[0], [100], timeout=HANG_TIMEOUT)
                 assert list(ranking.post_ids) == [100]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import urllib.error
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from animora_proto.ranking.v1 import ranking_pb2 as pb
 from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from animora_server.app import running
 from animora_server.settings import ModelSettings
-from tests.integration.serving import serving, settings_for, with_options
+from tests.integration.serving import connected, serving, settings_for, with_options
 from tests.support.artifacts import DoublesWithoutEnd, TinyNetwork, tiny_artifact
 from tests.support.feed import fill
 from tests.support.ledger import Ledger
@@ -159,7 +160,7 @@ async def test_calls_are_unavailable_once_blocks_are_too_old(redis_url, store, t
     await fill(postgres.url)
     settings = settings_for(postgres.url, redis_url, tmp_path / "models", catalog={"max_block_age": 5.0})
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             stub, health = RankingServiceStub(channel), health_pb2_grpc.HealthStub(channel)
             watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
@@ -181,18 +182,16 @@ async def test_a_server_started_before_its_database_serves_once_it_is_up(
     postgres = await embedded_postgres()
     await fill(postgres.url)
     await postgres.stop()
-    async with (
-        asyncio.timeout(HANG_TIMEOUT),
-        running(settings_for(postgres.url, redis_url, tmp_path / "models")) as application,
-        grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel,
-    ):
-        watch = aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
-        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await RankingServiceStub(channel).Rank(pb.RankRequest(user_id=7, post_ids=[100]))
-        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    settings = settings_for(postgres.url, redis_url, tmp_path / "models")
+    async with asyncio.timeout(HANG_TIMEOUT), running(settings) as application:
+        listening = asyncio.create_task(application.listen())
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            await asyncio.to_thread(get, application.probes.port, "/readyz")
+        assert not application.grpc.port
         await postgres.start()
-        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        await listening
+        async with connected(application) as stub:
+            assert (await stub.Rank(pb.RankRequest(user_id=7, post_ids=[100]))).post_ids == [100]
 
 
 @pytest.mark.failure(19)

@@ -66,7 +66,7 @@ async def test_the_http_probes_follow_health(application):
 async def test_starting_logs_no_warning(settings):
     with capture_logs() as logs:
         async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-            await application.wait_until_serving()
+            await application.listen()
     events = [(entry["event"], entry["log_level"]) for entry in logs if "health is" in entry["event"]]
     assert events[-1] == ("health is SERVING", "info")
     assert {level for _, level in events} == {"info"}

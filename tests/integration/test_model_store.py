@@ -74,7 +74,7 @@ async def serving(feed: Feed, **models: object) -> AsyncIterator[tuple[Applicati
     )
     ledger = Ledger(feed, NETWORKS)
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.grpc.port}") as channel:
             stub: RankingServiceAsyncStub = RankingServiceStub(channel)
             async with ledger.load(stub):

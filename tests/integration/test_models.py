@@ -69,7 +69,7 @@ def settings(feed: Feed, redis_url: str, store: FolderStore, tmp_path: Path) -> 
 async def serving(settings: Settings) -> AsyncIterator[tuple[Application, "ModelServiceAsyncStub"]]:
     """A server with an admin port without credentials, and a stub for it."""
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{admin_port(application)}") as channel:
             yield application, ModelServiceStub(channel)
 
@@ -288,7 +288,7 @@ async def test_only_callers_with_the_role_admin_are_admitted_over_tls(settings, 
     files["tls_key"].write_bytes(issued.key)
     secured = with_options(settings, grpc=files, auth={"tokens": tmp_path / "tokens.toml"})
     async with running(secured) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         credentials = grpc.ssl_channel_credentials(authority.certificate)
         async with grpc.aio.secure_channel(f"127.0.0.1:{admin_port(application)}", credentials) as channel:
             models: ModelServiceAsyncStub = ModelServiceStub(channel)
@@ -319,7 +319,7 @@ async def test_the_admin_port_lists_and_activates_before_the_server_is_ready(set
         async with grpc.aio.insecure_channel(f"127.0.0.1:{admin_port(application)}") as channel:
             assert not application.health.became_ready.is_set()
             assert (await activate(ModelServiceStub(channel), "v3")).model.serving
-        await application.wait_until_serving()
+        await application.listen()
 
 
 async def test_activations_forward_and_back_under_load_fail_no_request(settings, feed):
@@ -341,7 +341,7 @@ async def test_activations_forward_and_back_under_load_fail_no_request(settings,
 async def test_an_activation_is_cancelled_when_the_server_stops(settings):
     async with AsyncExitStack() as stack:
         async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-            await application.wait_until_serving()
+            await application.listen()
             target = f"127.0.0.1:{admin_port(application)}"
             models: ModelServiceAsyncStub = ModelServiceStub(
                 await stack.enter_async_context(grpc.aio.insecure_channel(target))
@@ -355,7 +355,7 @@ async def test_an_activation_is_cancelled_when_the_server_stops(settings):
 
 async def test_the_clients_list_and_activate_versions(settings, store):
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         target = f"127.0.0.1:{admin_port(application)}"
         async with AsyncModelClient(target, timeout=TIMEOUT) as models:
             page = await models.list_models(page_size=2)
@@ -379,7 +379,7 @@ async def test_the_clients_list_and_activate_versions(settings, store):
 
 async def test_the_commands_list_and_activate_versions(settings, store):
     async with running(settings) as application, asyncio.timeout(HANG_TIMEOUT):
-        await application.wait_until_serving()
+        await application.listen()
         environment = {"ANIMORA_ADMIN_TARGET": f"127.0.0.1:{admin_port(application)}"}
 
         async def run(*words: str, code: int = 0) -> str:

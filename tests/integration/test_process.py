@@ -3,12 +3,14 @@
 import asyncio
 import signal
 from collections import Counter
+from urllib.error import HTTPError
 
 import pytest
 
 from animora_client import AsyncRankingClient, RankingError
 from tests.support.feed import TRAINED_USERS
-from tests.support.processes import listening_port, start
+from tests.support.pages import get
+from tests.support.processes import listening_port, start, unused_port
 from tests.support.until import HANG_TIMEOUT
 
 
@@ -56,6 +58,27 @@ async def test_sigterm_to_one_of_two_servers_under_load_loses_no_request(feed, r
         servers[1].send_signal(signal.SIGTERM)
         assert await servers[1].wait() == 0
     assert set(outcomes) == {"neucf"}
+
+
+async def test_a_server_whose_database_is_away_refuses_connections_and_ends_at_sigterm(tmp_path):
+    database = f"postgresql://animora@127.0.0.1:{unused_port()}/app"
+    port, http_port = unused_port(), unused_port()
+    server = await start(
+        "serve", DATABASE_URL=database, GRPC_PORT=str(port), HTTP_PORT=str(http_port), SCORER_DEVICE="cpu"
+    )
+    async with asyncio.timeout(HANG_TIMEOUT):
+        while True:
+            try:
+                await asyncio.to_thread(get, http_port, "/livez")
+                break
+            except OSError:  # not there yet
+                await asyncio.sleep(0.05)
+        with pytest.raises(HTTPError, match="503"):
+            await asyncio.to_thread(get, http_port, "/readyz")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        server.send_signal(signal.SIGTERM)
+        assert await server.wait() == 0
 
 
 async def test_a_missing_database_option_is_reported_in_one_line():

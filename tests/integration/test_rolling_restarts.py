@@ -1,14 +1,12 @@
 """Rolling restarts of two servers under load lose no call."""
 
 import asyncio
-import random
 import signal
-import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -17,30 +15,23 @@ import pytest
 from animora_client import AsyncRankingClient, Ranker, RankingClient, RankingError
 from animora_client.ranking import Ranking
 from animora_proto.ranking.v1 import ranking_pb2 as pb
-from tests.integration.proxies import envoy, nginx, reconfigured_nginx
+from tests.integration.proxies import envoy, nginx
 from tests.integration.serving import serving, with_options
 from tests.support.feed import TRAINED_USERS
 from tests.support.pages import get
-from tests.support.processes import start
+from tests.support.processes import start, unused_port
 from tests.support.until import HANG_TIMEOUT
 
 CALLERS = 8  # of each kind
 PAUSE = 0.01  # seconds between a caller's calls, in which a server that starts has the processor
 POSTS = (100, 200, 300)
-PROXIES = {
-    "through nginx": nginx,
-    "through reconfigured nginx": reconfigured_nginx,
-    "through Envoy": envoy,
+WAYS = {  # the workers of each server, and the proxy before both
+    "directly": (1, None),
+    "directly, with two workers": (2, None),
+    "through nginx": (1, nginx),
+    "through nginx, with two workers": (2, nginx),
+    "through Envoy": (1, envoy),
 }
-
-
-def unused_port() -> int:
-    """A free port outside the ephemeral range, which stays free during a restart."""
-    while True:
-        with closing(socket.socket()) as probe, suppress(OSError):
-            port = random.randrange(20_000, 30_000)
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Server:
@@ -147,17 +138,18 @@ async def load(target: str) -> AsyncIterator[Ledger]:
 
 
 @pytest.mark.failure(26)
-@pytest.mark.parametrize("way", ["directly", *PROXIES])
+@pytest.mark.parametrize("way", WAYS)
 async def test_rolling_restarts_of_two_servers_lose_no_call(
     way, feed, redis_url, store, tmp_path, tmp_path_factory
 ):
+    workers, before = WAYS[way]
     options = {
         "DATABASE_URL": feed.url,
         "CACHE_URL": redis_url,
         "MODELS_STORE": str(tmp_path / "models"),
         "MODELS_READY_REQUIRES_MODEL": "true",
         "MODELS_PREFLIGHT": "false",
-        "GRPC_WORKERS": "2" if way == "through nginx" else "1",  # as docs/client.md says
+        "GRPC_WORKERS": str(workers),
         "SCORER_DEVICE": "cpu",
     }
     async with AsyncExitStack() as stack, asyncio.timeout(HANG_TIMEOUT):
@@ -166,15 +158,13 @@ async def test_rolling_restarts_of_two_servers_lose_no_call(
             stack.push_async_callback(server.aclose)
         ports = [server.port for server in servers]
         proxy = None
-        if way in PROXIES:
-            proxy = await stack.enter_async_context(PROXIES[way](tmp_path_factory.mktemp("proxy"), ports))
+        if before:
+            proxy = await stack.enter_async_context(before(tmp_path_factory.mktemp("proxy"), ports))
         target = proxy.target if proxy else "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
         await asyncio.gather(*(server.start() for server in servers))
         async with load(target) as ledger:
             for server in servers:
                 await ledger.more(100)
-                if proxy:
-                    await proxy.excludes(server.port)
                 await server.restart()
                 if proxy:
                     await proxy.includes(server.port)

@@ -61,7 +61,7 @@ async def clients(settings, models, authors):
         for _ in range(2):
             server = await stack.enter_async_context(running(shared))
             async with asyncio.timeout(HANG_TIMEOUT):
-                await server.wait_until_serving()
+                await server.listen()
             target = f"127.0.0.1:{server.grpc.port}"
             clients.append(await stack.enter_async_context(AsyncRankingClient(target)))
         yield clients

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import random
 import signal
+import socket
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +43,15 @@ async def listening_ports(process: asyncio.subprocess.Process) -> tuple[int, int
             event = json.loads(line)
             return event["grpc_port"], event["http_port"]
     raise AssertionError("the server ended before it listened")
+
+
+def unused_port() -> int:
+    """A free port outside the ephemeral range, which stays free during a restart."""
+    while True:
+        with closing(socket.socket()) as probe, suppress(OSError):
+            port = random.randrange(20_000, 30_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def children(pid: int) -> list[int]:

@@ -100,9 +100,8 @@ class GrpcServer:
             ConfigurationError: The port is taken.
         """
         self._publish_health()
+        await self.check_port()
         host, port = self._settings.host, self._settings.port
-        if self._settings.workers == 1 and port:  # workers share the port, and the supervisor has checked it
-            await asyncio.to_thread(require_free, self._section, host, port)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._identity is None:
@@ -116,6 +115,15 @@ class GrpcServer:
         for loop in self.loops:
             loop.start()
         return self
+
+    async def check_port(self) -> None:
+        """Checks that the port is free, unless workers share it: the supervisor has checked it then.
+
+        Raises:
+            ConfigurationError: The port is taken.
+        """
+        if self._settings.workers == 1 and self._settings.port:
+            await asyncio.to_thread(require_free, self._section, self._settings.host, self._settings.port)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
