@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from hmac import compare_digest
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import structlog
 from pydantic import Field, ValidationError, model_validator
@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from animora_server.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from animora_server.settings import AuthSettings, Settings
 from animora_server.settings.network import is_loopback
-from animora_server.settings.section import Section
+from animora_server.settings.section import Section, matching
 from animora_server.watched_files import Contents, WatchedFiles
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class Grant(Section):
 class TokenGrant(Grant):
     """The roles of a token, with the SHA-256 of the token in lower-case hexadecimal digits."""
 
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "must be 64 lower-case hexadecimal digits")]
 
 
 class AccessList(Section):
@@ -168,10 +168,12 @@ def _parse(path: Path, contents: Contents) -> AccessList:
     try:
         return AccessList.model_validate(tomllib.loads(contents[OPTION].decode()))
     except ValidationError as error:
-        mistakes = (
-            f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}".removeprefix(": ")
-            for mistake in error.errors(include_url=False, include_context=False, include_input=False)
-        )
+        mistakes = [
+            ": ".join(
+                filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")))
+            )
+            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
         raise ConfigurationError(f"{OPTION}: {path}: {'; '.join(mistakes)}") from None
     except (ValueError, RecursionError):  # its text may quote the file
         raise ConfigurationError(f"{OPTION}: {path} is not a TOML file") from None

@@ -129,7 +129,16 @@ async def test_tokens_are_added_and_revoked_without_a_restart(file: Path, monkey
         ("", "holds no [[token]] and no [[certificate]]"),
         ("[[token]", "is not a TOML file"),
         (b"\xff\x00", "is not a TOML file"),
-        ('[[token]]\nname = "a"\nroles = ["rank"]\nsha256 = "secret"', "token.0.sha256: "),
+        (
+            '[[token]]\nname = "a"\nroles = ["rank"]\nsha256 = "secret"',
+            "token.0.sha256: must be 64 lower-case hexadecimal digits",
+        ),
+        ("token = 5", "token: must be an array of tables"),
+        (
+            '[[token]]\nname = "a"\nroles = "rank"\nsha256 = "' + 64 * "0" + '"',
+            "token.0.roles: must be an array",
+        ),
+        ("token = [5]", "token.0: must be a table"),
         ('[[token]]\nname = "a"\nroles = []\nsha256 = "' + 64 * "0" + '"', "token.0.roles: "),
         ('[[token]]\nname = ""\nroles = ["rank"]\nsha256 = "' + 64 * "0" + '"', "token.0.name: "),
         ('[[certificate]]\nname = "a"\nroles = ["secret"]', "certificate.0.roles.0: "),

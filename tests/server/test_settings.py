@@ -158,7 +158,29 @@ def test_unknown_keys_and_tables_of_the_file_are_refused(file: Path):
 @pytest.mark.parametrize("content", ["grpc = 5", "[[grpc]]\nport = 1"])
 def test_a_section_that_is_no_table_is_refused(file: Path, content: str):
     file.write_text(content)
-    assert refused({}, file).startswith(f"grpc in {file}: ")
+    assert refused({}, file) == f"grpc in {file}: must be a table"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        ("SCORER_DEVICE", "tpu", "must be auto, cpu, cuda or cuda:N"),
+        ("SHADOW_VERSION", "../x", "must be the name of a version: "),
+        ("SHADOW_VERSION", "v1\n", "must be the name of a version: "),
+        ("CACHE_PREFIX", "a b", "must be 1 to 32 letters, "),
+        ("EXPERIMENTS_ARMS", '{"one": 5}', "one: must be a table"),
+        ("EXPERIMENTS_ARMS", '{"one": {"share": 5, "timeline": 5}}', "one.timeline: must be a table"),
+        (
+            "EXPERIMENTS_ARMS",
+            '{"one": {"share": 5, "model_version": ".."}}',
+            "one.model_version: must be the name",
+        ),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused_in_words(variable: str, value: str, rule: str):
+    text = refused({f"ANIMORA_{variable}": value})
+    assert text.startswith(f"ANIMORA_{variable}: {rule}")
+    assert "^" not in text
 
 
 def test_wrong_values_are_refused_where_they_were_written(file: Path):

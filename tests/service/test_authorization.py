@@ -44,9 +44,11 @@ class Served:
         server: GrpcServer,
         access: WatchedFiles[AccessList],
         registry: CollectorRegistry,
+        admission: AdmissionController,
         options: dict[str, Any],
     ) -> None:
         self.server = server
+        self.admission = admission
         self.access = access
         self.registry = registry
         self.options = options
@@ -93,7 +95,7 @@ async def serving(file, grpc_options=None, **more):
             settings, handler, dict.fromkeys(METHODS, parse), Authorizer(access, metrics.auth)
         )
         await stack.enter_async_context(server)
-        yield Served(server, access, registry, more)
+        yield Served(server, access, registry, handler.admission, more)
 
 
 @pytest.fixture
@@ -349,6 +351,17 @@ async def test_a_token_decides_alone_even_beside_a_valid_certificate(mutual, aut
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     async with mutual.channel(authority.issue("stranger")) as channel:
         await call(channel, metadata=bearer(RANKER))
+
+
+async def test_the_concurrency_limit_learns_how_long_calls_with_a_certificate_wait(
+    mutual, authority, monkeypatch
+):
+    waits: list[float] = []
+    monkeypatch.setattr(mutual.admission.limit, "record_wait", waits.append)
+    async with mutual.channel(authority.issue("feed")) as channel:
+        await channel.unary_unary(f"/{SERVICE_NAME}/Rank")(b"")
+    assert len(waits) == 1
+    assert waits[0] > 0
 
 
 async def test_a_message_over_the_limit_is_refused_for_a_client_with_a_certificate_too(mutual, authority):

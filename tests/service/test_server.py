@@ -166,6 +166,27 @@ async def test_an_unexpected_error_leaks_nothing_but_the_request_id(rank, method
     assert (info.domain, info.reason, info.metadata["request_id"]) == ("animora", "INTERNAL", "mine")
 
 
+@pytest.mark.failure(6)
+async def test_a_call_that_cannot_be_recorded_is_answered_and_logged(registry, methods, monkeypatch):
+    metrics = Metrics(registry, SERVICE_NAME, METHODS)
+    handler = CallHandler(AdmissionController(max_calls=2, max_rows=100), metrics.calls, default_timeout=60)
+
+    def fail(name: str, code: str) -> None:
+        raise RuntimeError("a full disk at /srv/metrics")
+
+    monkeypatch.setattr(metrics.calls, "handled", fail)
+    async with (
+        GrpcServer(SETTINGS, handler, methods.by_method()) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        rank = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        with capture_logs() as logs:
+            assert pb.RankResponse.FromString(await rank(b"123")).post_ids == [3]
+            methods.failure = InvalidRequest("limit", "is -1")
+            assert (await failure(rank(b""))).code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [entry["event"] for entry in logs].count("recording a call failed") == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "code"),
     [(InvalidRequest("limit", "is -1"), "INVALID_ARGUMENT"), (RankedTimelineGone(), "FAILED_PRECONDITION")],

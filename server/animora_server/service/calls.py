@@ -105,11 +105,16 @@ class CallHandler:
                 code = failure.name
                 log_caller_errors(name, [error], call)
             finally:
-                seconds = time.perf_counter() - started_at
-                self._metrics.handled(name, code)
-                handling.observe(seconds)
-                if code in CODES_WITH_LATENCY:
-                    limit.record_call(seconds, call.timeout, is_answer=code == "OK", is_batch=call.is_batch)
+                try:
+                    seconds = time.perf_counter() - started_at
+                    self._metrics.handled(name, code)
+                    handling.observe(seconds)
+                    if code in CODES_WITH_LATENCY:
+                        limit.record_call(
+                            seconds, call.timeout, is_answer=code == "OK", is_batch=call.is_batch
+                        )
+                except Exception:  # a call does not fail because it cannot be recorded
+                    log.exception("recording a call failed", request_id=call.request_id)
             await abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 

@@ -1,10 +1,11 @@
 """The sections `database`, `catalog` and `cache`: PostgreSQL, the catalog in memory, and Redis."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 
-from animora_server.settings.section import CENTURY, DAY, HOUR, MINUTE, Section
+from animora_server.settings.section import CENTURY, DAY, HOUR, MINUTE, Section, matching
 
 REDIS_SCHEMES = (
     "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
@@ -104,9 +105,9 @@ class CacheSettings(Section):
     max_connections: int = Field(
         default=16, ge=4, le=10_000, description="connections to Redis; in a Cluster, per node"
     )
-    prefix: str = Field(
-        default="animora", pattern="^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
-    )
+    prefix: Annotated[
+        str, matching("[A-Za-z0-9_.-]{1,32}", "must be 1 to 32 letters, digits, '_', '.' and '-'")
+    ] = Field(default="animora", description="first part of every key")
 
     @field_validator("url")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from animora_server.rollout_names import CONTROL
 from animora_server.settings.ranking import TimelineSettings
-from animora_server.settings.section import VERSION_PATTERN, Section
+from animora_server.settings.section import Section, VersionText
 
 MAX_ARMS = 8  # each is a value of a metric's label
 ALL_USERS = 100  # percent
@@ -29,10 +29,9 @@ class ArmSettings(Section):
         le=ALL_USERS,
         description="percent at which the arm's users begin; arms must not overlap",
     )
-    model_version: str = Field(
+    model_version: VersionText = Field(
         default="",
         max_length=64,
-        pattern=VERSION_PATTERN,
         description="the version that ranks; empty takes the active one",
     )
     timeline: dict[str, object] = Field(

@@ -1,11 +1,11 @@
 """The sections `models` and `scorer`: the model store, the device and its queue."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from animora_server.settings.section import DAY, HOUR, Section
+from animora_server.settings.section import DAY, HOUR, Section, matching
 
 
 class ModelSettings(Section):
@@ -53,8 +53,8 @@ class ModelSettings(Section):
 class ScorerSettings(Section):
     """The device and its queue. A row is one user-post pair."""
 
-    device: str = Field(
-        default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N"
+    device: Annotated[str, matching("auto|cpu|cuda(:[0-9]+)?", "must be auto, cpu, cuda or cuda:N")] = Field(
+        default="auto", description="auto, cpu, cuda or cuda:N"
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",

@@ -41,7 +41,10 @@ class TimelineSettings(Section):
     )
     include_own: bool = Field(default=False, description="show users their own posts")
     page_size: int = Field(
-        default=20, ge=1, le=100_000, description="posts per page when the request sets no page_size"
+        default=20,
+        ge=1,
+        le=100_000,
+        description="posts per page when the request sets no page_size; at most max_page_size",
     )
     max_page_size: int = Field(default=100, ge=1, le=100_000, description="largest page_size")
     ttl: float = Field(

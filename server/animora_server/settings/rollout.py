@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from animora_server.settings.section import DAY, VERSION_PATTERN, Section
+from animora_server.settings.section import DAY, Section, VersionText
 
 
 class RollbackSettings(Section):
@@ -61,10 +61,9 @@ class RollbackSettings(Section):
 class ShadowSettings(Section):
     """Shadow scoring: a second version that scores a sample of the requests, and that nobody sees."""
 
-    version: str = Field(
+    version: VersionText = Field(
         default="",
         max_length=64,
-        pattern=VERSION_PATTERN,
         description="the version to load beside the active one; empty is off",
     )
     share: float = Field(
