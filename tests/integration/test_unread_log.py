@@ -31,14 +31,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
-
-
 @pytest.mark.failure(28)
-async def test_failed_handshakes_do_not_stop_a_server(certificates: Path):
+async def test_failed_handshakes_do_not_stop_a_server(feed, certificates: Path):
     async with (
         unread(
-            DATABASE_URL=NO_DATABASE,
+            DATABASE_URL=feed.url,
             GRPC_TLS_CERTIFICATE=str(certificates / "leaf.pem"),
             GRPC_TLS_KEY=str(certificates / "leaf.key"),
         ) as server,
@@ -53,8 +50,8 @@ async def test_failed_handshakes_do_not_stop_a_server(certificates: Path):
         assert await server.end(signal.SIGTERM) == 0
 
 
-async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it():
-    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
+async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it(feed):
+    async with unread(DATABASE_URL=feed.url) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)
@@ -62,16 +59,16 @@ async def test_calls_that_grpc_refuses_do_not_stop_a_server_and_sighup_drains_it
         assert await server.end(signal.SIGHUP) == 0
 
 
-async def test_a_crash_ends_a_server_whose_log_is_full():
-    async with unread(DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
+async def test_a_crash_ends_a_server_whose_log_is_full(feed):
+    async with unread(DATABASE_URL=feed.url) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)
         assert await server.end(signal.SIGSEGV) == -signal.SIGSEGV
 
 
-async def test_every_log_line_is_json_and_repeated_lines_are_counted():
-    async with unread(pipe_bytes=1 << 20, DATABASE_URL=NO_DATABASE) as server, asyncio.timeout(HANG_TIMEOUT):
+async def test_every_log_line_is_json_and_repeated_lines_are_counted(feed):
+    async with unread(pipe_bytes=1 << 20, DATABASE_URL=feed.url) as server, asyncio.timeout(HANG_TIMEOUT):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             await status(channel, "liveness")
             await send_compressed(channel)

@@ -74,6 +74,14 @@ async def test_a_burst_is_taken_up_to_the_most_requests():
     await server.stop(reader)
 
 
+async def test_a_server_is_open_once_all_first_calls_are_requested():
+    server = Server(room=10)
+    reader = asyncio.create_task(server.take())
+    await server.intake.wait_open()
+    assert len(server.core.requests) == 10
+    await server.stop(reader)
+
+
 async def test_calls_are_handed_out_in_the_order_of_arrival():
     server = Server(room=10)
     first = asyncio.create_task(server.take())

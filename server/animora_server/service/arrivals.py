@@ -70,6 +70,14 @@ class Intake:
             raise arrived
         return arrived
 
+    async def wait_open(self) -> None:
+        """Waits until the first calls are requested; to be called once gRPC has started.
+
+        Until then gRPC would shed part of a burst.
+        """
+        while not self._requested:
+            await asyncio.sleep(0)
+
     def update(self) -> None:
         """Requests more calls if there is room; to be called when a call has ended."""
         idle = self._idle

@@ -111,6 +111,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise cannot_listen(self._section, host, port) from error
         await self._server.start()
+        await self._intake.wait_open()
         lower_io_priority(self._settings.io_niceness)
         for loop in self.loops:
             loop.start()
