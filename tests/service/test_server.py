@@ -179,7 +179,7 @@ async def test_a_call_that_cannot_be_recorded_is_answered_and_logged(registry, m
         GrpcServer(SETTINGS, handler, methods.by_method()) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        rank = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
+        rank: Any = channel.unary_unary(f"/{SERVICE_NAME}/Rank")
         with capture_logs() as logs:
             assert pb.RankResponse.FromString(await rank(b"123")).post_ids == [3]
             methods.failure = InvalidRequest("limit", "is -1")

@@ -75,7 +75,7 @@ class Intake:
 
         Until then gRPC would shed part of a burst.
         """
-        while not self._requested:
+        while not self._requested:  # noqa: ASYNC110  # a few turns of the event loop
             await asyncio.sleep(0)
 
     def update(self) -> None:
