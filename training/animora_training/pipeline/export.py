@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from animora_artifact import Artifact, Golden, Manifest
 from animora_artifact.manifest import DataWindow, Dimensions, PairedDifference
@@ -22,9 +22,34 @@ from animora_training.modeling.training_set import TrainingSet
 GOLDEN_USERS = 8
 GOLDEN_POSTS = 40
 ROWS_AT_ONCE = 1 << 14
+INPUT_MULTIPLE = 4
 # PostgreSQL stores the years 4713 BC to AD 294276; Python and manifests the years 1 to 9999.
 EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
+class Product(nn.Module):
+    """A linear layer whose rows have the same bits in any place of a batch, on a CPU.
+
+    The inputs are filled up with zeros to a multiple of INPUT_MULTIPLE: with others, the libraries behind
+    PyTorch sum a row in an order that depends on its place.
+
+    Args:
+        weight: floating (outputs, inputs).
+        bias: floating (outputs), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.missing = -weight.shape[1] % INPUT_MULTIPLE
+        self.weight = _constant(functional.pad(weight, (0, self.missing)))
+        self.bias = None if bias is None else _constant(bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs (n, outputs) of inputs (n, inputs)."""
+        if self.missing:
+            inputs = functional.pad(inputs, (0, self.missing))
+        return functional.linear(inputs, self.weight, self.bias)
 
 
 class FoldedNeuCF(nn.Module):
@@ -44,33 +69,38 @@ class FoldedNeuCF(nn.Module):
         with torch.no_grad():
             self.user_table = _table(network.user_vectors, network.user_table)
             self.post_table = _table(network.post_vectors, network.post_table)
-            # Both branches in one matrix product: (width, 2 · feature width), then (2 · feature width, post
-            # vector).
+            # Both branches in one matrix product: from the width of an embedding to 2 · feature width, then
+            # to the width of a post vector.
             features = (network.gmf_features, network.mlp_features)
             post_weight = network.first.weight[:, shape.mlp_embedding :]
             outputs = (features[0].output.weight, post_weight @ features[1].output.weight)
             (gmf_image, gmf_caption), (mlp_image, mlp_caption) = (
                 torch.split(output.T, shape.feature_width) for output in outputs
             )
-            self.image_projection = _constant(
-                torch.cat([part.image * part.image_scale for part in features], dim=1)
+            self.image_projection = Product(
+                torch.cat([part.image * part.image_scale for part in features], 1).T
             )
-            self.image_output = _constant(_diagonal(gmf_image, mlp_image))
-            self.caption_projection = _constant(
-                torch.cat([part.caption * part.caption_scale for part in features], dim=1)
+            self.image_output = Product(_diagonal(gmf_image, mlp_image).T)
+            self.caption_projection = Product(
+                torch.cat([part.caption * part.caption_scale for part in features], dim=1).T
             )
-            self.caption_output = _constant(_diagonal(gmf_caption, mlp_caption))
+            self.caption_output = Product(_diagonal(gmf_caption, mlp_caption).T)
             self.mlp_weight = _constant(network.mlp_weight)
             self.above = _constant(_pack_layers(network.tower, network.mlp_weight))
-        self.tower = deepcopy(network.tower).requires_grad_(False)
+            self.tower = nn.Sequential(
+                *(
+                    Product(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else nn.ReLU()
+                    for layer in network.tower
+                )
+            )
 
     @torch.jit.export
     def encode_posts(self, post_rows: Tensor, image: Tensor, caption: Tensor) -> Tensor:
         """See Network."""
         image = shortened(image, self.longest_image)
         caption = shortened(caption, self.longest_caption)
-        from_image = torch.relu(image @ self.image_projection) @ self.image_output
-        from_caption = torch.relu(caption @ self.caption_projection) @ self.caption_output
+        from_image: Tensor = self.image_output(torch.relu(self.image_projection(image)))
+        from_caption: Tensor = self.caption_output(torch.relu(self.caption_projection(caption)))
         return self.post_table.index_select(0, post_rows) + from_image + from_caption
 
     @torch.jit.export
