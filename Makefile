@@ -42,11 +42,11 @@ clean: ## Remove environments, the demo's data, caches and build outputs
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test, real servers included, in JOBS=2 processes
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: coverage
 coverage: $(INSTALLED) ## Run every test, and print which lines none of them runs
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term-missing
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing
 
 .PHONY: faults
 faults: $(INSTALLED) ## Run the tests of docs/failures.md alone, judge their times, and print what was seen

@@ -28,7 +28,7 @@ from animora_server.types import FloatArray, IntArray
 
 Value = TypeVar("Value")
 
-LOADING_NICENESS = 10  # of the loading thread, as of the command `nice`
+LOADING_NICENESS = 19  # of the loading thread, as of the command `nice`: below gRPC's I/O threads
 INLINE_SECONDS = 0.001  # handing a batch to a thread and back costs more than scoring some hundred posts
 
 
