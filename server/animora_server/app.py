@@ -99,7 +99,7 @@ class Application:
     closing: AsyncExitStack
 
     async def listen(self) -> None:
-        """Waits until health is SERVING, then opens the gRPC port.
+        """Waits until health is SERVING, then opens the gRPC port and logs it.
 
         Before, connections are refused, so that clients and proxies turn to another server.
 
@@ -108,6 +108,8 @@ class Application:
         """
         await self.health.became_ready.wait()
         await self.closing.enter_async_context(self.grpc)
+        ports = {"grpc_port": self.grpc.port, "http_port": self.probes.port}
+        log.info("listening", **ports, device=str(self.device))
 
     async def drain(self) -> None:
         """Stops accepting calls, and finishes calls in flight."""
@@ -262,8 +264,6 @@ async def serve(settings: Settings) -> int:
         ends = {"a signal": stopping, "the device failed": application.health.device_failed}
         if await first_of(ends | {"ready": application.health.became_ready}) not in ends:
             await application.listen()
-            ports = {"grpc_port": application.grpc.port, "http_port": application.probes.port}
-            log.info("listening", **ports, device=str(application.device))
             log.info("draining", reason=await first_of(ends))
             await application.drain()
     return application.health.exit_status

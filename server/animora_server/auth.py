@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from animora_server.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from animora_server.settings import AuthSettings, Settings
 from animora_server.settings.network import is_loopback
-from animora_server.settings.section import Section, matching
+from animora_server.settings.section import Section, matching, mistakes
 from animora_server.watched_files import Contents, WatchedFiles
 
 log = structlog.get_logger(__name__)
@@ -168,12 +168,10 @@ def _parse(path: Path, contents: Contents) -> AccessList:
     try:
         return AccessList.model_validate(tomllib.loads(contents[OPTION].decode()))
     except ValidationError as error:
-        mistakes = [
-            ": ".join(
-                filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")))
-            )
-            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        texts = [
+            f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}".removeprefix(": ")
+            for mistake in mistakes(error)
         ]
-        raise ConfigurationError(f"{OPTION}: {path}: {'; '.join(mistakes)}") from None
+        raise ConfigurationError(f"{OPTION}: {path}: {'; '.join(texts)}") from None
     except (ValueError, RecursionError):  # its text may quote the file
         raise ConfigurationError(f"{OPTION}: {path} is not a TOML file") from None

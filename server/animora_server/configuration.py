@@ -23,7 +23,7 @@ from animora_database import InvalidDsn, parse_dsn
 from animora_process.password_file import PasswordFileError
 from animora_server.errors import ConfigurationError
 from animora_server.settings import ArmSettings, Settings
-from animora_server.settings.section import Section
+from animora_server.settings.section import Section, mistakes
 
 PREFIX = "ANIMORA_"
 # Names with the prefix that are not options: the path of the configuration file, and the client's variables.
@@ -224,9 +224,9 @@ def _explain(error: ValidationError, environ: Mapping[str, str], file: Path | No
     known = {option.key: option for option in options()}
     in_file = f" in {file}" if file else ""
     lines = []
-    for mistake in error.errors(include_url=False, include_context=False, include_input=False):
+    for mistake in mistakes(error):
         key, option = ".".join(map(str, mistake["loc"])), known.get(".".join(map(str, mistake["loc"][:2])))
-        what = mistake["msg"].removeprefix("Value error, ")
+        what = mistake["msg"]
         place = f"{key}{in_file}"
         if option is not None and environ.get(option.variable):
             place = ": ".join([option.variable, *filter(None, (key.removeprefix(option.key).lstrip("."),))])

@@ -1,7 +1,6 @@
 """A device that hangs or stalls: what callers get, and what becomes of the process."""
 
 import asyncio
-import urllib.error
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from animora_proto.ranking.v1.ranking_pb2_grpc import RankingServiceStub
 from tests.integration.serving import serving
 from tests.support.artifacts import tiny_artifact
 from tests.support.faulty_networks import HANGING_USER, HangsForOne, SlowAndHangsForOne, StallsForOne
-from tests.support.pages import get
+from tests.support.pages import status_of
 from tests.support.processes import start
 from tests.support.until import HANG_TIMEOUT, until
 
@@ -67,16 +66,6 @@ def process(options, tmp_path):
 
 async def is_ready(port: int) -> bool:
     return await status_of(port, "/readyz") == 200
-
-
-async def status_of(port: int, path: str) -> int:
-    """The HTTP status of a probe."""
-    try:
-        await asyncio.to_thread(get, port, path)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    return 200
 
 
 def rank(channel: grpc.aio.Channel, user: int, timeout: float):

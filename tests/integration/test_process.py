@@ -3,15 +3,14 @@
 import asyncio
 import signal
 from collections import Counter
-from urllib.error import HTTPError
 
 import pytest
 
 from animora_client import AsyncRankingClient, RankingError
 from tests.support.feed import TRAINED_USERS
-from tests.support.pages import get
+from tests.support.pages import status_of
 from tests.support.processes import listening_port, start, unused_port
-from tests.support.until import HANG_TIMEOUT
+from tests.support.until import HANG_TIMEOUT, until
 
 
 @pytest.mark.failure(26)
@@ -66,15 +65,13 @@ async def test_a_server_whose_database_is_away_refuses_connections_and_ends_at_s
     server = await start(
         "serve", DATABASE_URL=database, GRPC_PORT=str(port), HTTP_PORT=str(http_port), SCORER_DEVICE="cpu"
     )
+
+    async def is_alive() -> bool:
+        return await status_of(http_port, "/livez") == 200
+
     async with asyncio.timeout(HANG_TIMEOUT):
-        while True:
-            try:
-                await asyncio.to_thread(get, http_port, "/livez")
-                break
-            except OSError:  # not there yet
-                await asyncio.sleep(0.05)
-        with pytest.raises(HTTPError, match="503"):
-            await asyncio.to_thread(get, http_port, "/readyz")
+        await until(is_alive, 0.05)
+        assert await status_of(http_port, "/readyz") == 503
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
         server.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 import asyncio
 import urllib.request
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
 
 from tests.support.until import HANG_TIMEOUT
 
@@ -16,6 +17,18 @@ def get(port: int, path: str, token: str = "") -> str:
     page = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     with urllib.request.urlopen(page, timeout=HANG_TIMEOUT) as reply:
         return str(reply.read().decode())
+
+
+async def status_of(port: int, path: str) -> int | None:
+    """The HTTP status of a page; None while nothing listens."""
+    try:
+        await asyncio.to_thread(get, port, path)
+    except HTTPError as error:
+        error.close()
+        return error.code
+    except URLError:
+        return None
+    return 200
 
 
 async def metric(application: "Application", name: str) -> float:

@@ -79,8 +79,7 @@ class CallHandler:
 
     def unary(self, name: str, method: UnaryMethod) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The handler of a unary method. The method parses and serialises messages, not gRPC."""
-        started, handling = self._metrics.started[name], self._metrics.handling[name]
-        admission, limit = self.admission, self.admission.limit
+        started, admission = self._metrics.started[name], self.admission
 
         async def handle(request: bytes, context: "Context") -> bytes:
             started_at = time.perf_counter()
@@ -105,16 +104,7 @@ class CallHandler:
                 code = failure.name
                 log_caller_errors(name, [error], call)
             finally:
-                try:
-                    seconds = time.perf_counter() - started_at
-                    self._metrics.handled(name, code)
-                    handling.observe(seconds)
-                    if code in CODES_WITH_LATENCY:
-                        limit.record_call(
-                            seconds, call.timeout, is_answer=code == "OK", is_batch=call.is_batch
-                        )
-                except Exception:  # a call does not fail because it cannot be recorded
-                    log.exception("recording a call failed", request_id=call.request_id)
+                self._record(name, call, code, time.perf_counter() - started_at)
             await abort_call(context, status, call.request_id)
             raise AssertionError("abort raises")
 
@@ -163,6 +153,19 @@ class CallHandler:
             code, status = status_of(error, call)
             self._metrics.handled(name, code.name)
             await abort_call(context, status, call.request_id)
+
+    def _record(self, name: str, call: Call, code: str, seconds: float) -> None:
+        """Records a call that its handler has ended, for the metrics and the concurrency limit."""
+        try:
+            self._metrics.handled(name, code)
+            self._metrics.handling[name].observe(seconds)
+            if code in CODES_WITH_LATENCY:
+                is_answer = code == "OK"
+                self.admission.limit.record_call(
+                    seconds, call.timeout, is_answer=is_answer, is_batch=call.is_batch
+                )
+        except Exception:  # a call does not fail because it cannot be recorded
+            log.exception("recording a call failed", request_id=call.request_id)
 
     def _call(self, context: "Context") -> Call:
         remaining = context.time_remaining()

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from animora_server.rollout_names import CONTROL
 from animora_server.settings.ranking import TimelineSettings
-from animora_server.settings.section import Section, VersionText
+from animora_server.settings.section import Section, VersionText, mistakes
 
 MAX_ARMS = 8  # each is a value of a metric's label
 ALL_USERS = 100  # percent
@@ -31,7 +31,6 @@ class ArmSettings(Section):
     )
     model_version: VersionText = Field(
         default="",
-        max_length=64,
         description="the version that ranks; empty takes the active one",
     )
     timeline: dict[str, object] = Field(
@@ -60,9 +59,9 @@ class ArmSettings(Section):
         try:
             return TimelineSettings.model_validate(timeline.model_dump() | self.timeline)
         except ValidationError as error:
-            mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            mistake = mistakes(error)[0]
             where = "".join(f".{name}" for name in mistake["loc"])
-            raise ValueError(f"timeline{where}: {mistake['msg'].removeprefix('Value error, ')}") from error
+            raise ValueError(f"timeline{where}: {mistake['msg']}") from error
 
 
 class ExperimentSettings(Section):

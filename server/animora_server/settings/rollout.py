@@ -63,7 +63,6 @@ class ShadowSettings(Section):
 
     version: VersionText = Field(
         default="",
-        max_length=64,
         description="the version to load beside the active one; empty is off",
     )
     share: float = Field(

@@ -5,12 +5,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 CENTURY = 36_500  # days
 INT32 = 2**31 - 1  # gRPC's largest integer argument
-CONTAINERS = {dict: "a table", tuple: "an array of tables", frozenset: "an array"}  # as TOML calls them
+CONTAINERS: dict[Any, tuple[Any, str]] = {  # what is taken for each, and what TOML calls it
+    dict: (Mapping, "a table"),
+    tuple: (list | tuple | frozenset, "an array of tables"),
+    frozenset: (list | tuple | frozenset, "an array"),
+}
 
 
 def matching(pattern: str, rule: str) -> AfterValidator:
@@ -27,11 +41,20 @@ def matching(pattern: str, rule: str) -> AfterValidator:
 # The name of a model version, or empty.
 VersionText = Annotated[
     str,
+    Field(max_length=64),
     matching(
         r"([A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)?",
         "must be the name of a version: letters, digits, '_', '-', and '.' between them",
     ),
 ]
+
+
+def mistakes(error: ValidationError) -> list[ErrorDetails]:
+    """The mistakes that an error is about, with texts in words of the settings and without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    for each in found:
+        each["msg"] = each["msg"].removeprefix("Value error, ")
+    return found
 
 
 class Section(BaseModel):
@@ -49,11 +72,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _require_container(cls, value: object, info: ValidationInfo) -> object:
-        container = CONTAINERS.get(get_origin(cls._type_of(info)))
-        if container and not isinstance(
-            value, Mapping if container == "a table" else list | tuple | frozenset
-        ):
-            raise ValueError(f"must be {container}")
+        kinds, name = CONTAINERS.get(get_origin(cls._type_of(info)), (object, ""))
+        if not isinstance(value, kinds):
+            raise ValueError(f"must be {name}")
         return value
 
     @field_validator("*", mode="before")
