@@ -1,5 +1,6 @@
 """Small catalog snapshots for tests."""
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -16,11 +17,13 @@ def snapshot(
     posts: Mapping[int, Mapping[str, float]],
     blocks: list[tuple[int, int]] | None = None,
     seen: list[tuple[int, int]] | None = None,
-    block_age: float = 0.0,
+    block_age: float | None = None,
 ) -> CatalogSnapshot:
     """A snapshot of posts by id: `author`, `age` in seconds, `likes`, `deleted`, `fingerprint`.
 
     `arrived` is how many seconds before NOW the catalog received a post; it never grows from post to post.
+    Without `block_age`, in seconds, the blocks never become old: a module may make its snapshot long before
+    a test uses it.
     """
     ids = np.array(list(posts), np.int64)
     fields = list(posts.values())
@@ -42,7 +45,7 @@ def snapshot(
         embeddings=EmbeddingFile(None, 0, 0),
         read_at=NOW,
         posts_read_at=time.monotonic(),
-        blocks_read_at=time.monotonic() - block_age,
+        blocks_read_at=math.inf if block_age is None else time.monotonic() - block_age,
         feed=FeedIndex.of(created_at, np.flatnonzero(~deleted)),
         index=IdMap.of(ids, np.arange(len(ids))),
         relations=Relations.of(pairs[:, 0], pairs[:, 1]),
