@@ -19,7 +19,7 @@ FLAGS = (
 )
 LONGEST_VECTOR = 16  # floats
 # For wider layers TorchScript's matrix products are as fast (docs/benchmarks.md).
-WIDEST = 128
+WIDEST = 512
 TIMEOUT = 120.0
 
 

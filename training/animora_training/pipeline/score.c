@@ -43,7 +43,7 @@ enum { AHEAD = 16, POST = sizeof(float) * (GMF + FIRST), LINE = 64 };
 #define NAMED(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx512vl,fma")))
 #define LANES 16
-#define ROWS 12
+#define ROWS 8
 #include "score_rows.h"
 #undef NAMED
 #undef TARGET
