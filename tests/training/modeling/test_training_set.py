@@ -18,23 +18,24 @@ def tiny():
 
 def same(first, second):
     """Whether two training sets are equal."""
-    names = ("offsets", "posts", "negatives", "counts", "image", "caption")
+    names = ("offsets", "posts", "times", "negatives", "counts", "image", "caption")
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
-def test_users_and_posts_have_rows_by_ascending_id_and_histories_are_their_posts():
+def test_users_and_posts_have_rows_by_ascending_id_and_histories_are_their_posts_by_time():
     data = dataset([(30, 500, 1.0), (10, 300, 2.0), (30, 100, 3.0), (30, 300, 4.0)], deleted=(500,))
     rows = training_set(data, data.pairs)
     assert rows.vocabulary.user_ids.tolist() == [10, 30]
     assert rows.vocabulary.post_ids.tolist() == [100, 300, 500]
     assert rows.users == 3
     assert rows.offsets.tolist() == [0, 0, 1, 4]
-    assert rows.posts.tolist() == [2, 1, 2, 3]
+    assert rows.posts.tolist() == [2, 3, 1, 2]
+    assert rows.times.tolist() == [2.0, 1.0, 3.0, 4.0]
     assert rows.posts.dtype == torch.int32
     assert rows.counts.tolist() == [0, 1, 2, 1]
     assert rows.negatives.tolist() == [1, 2]
     posts, lengths = rows.histories(torch.tensor([2, 0, 1]))
-    assert (posts.tolist(), lengths.tolist()) == ([1, 2, 3, 2], [3, 0, 1])
+    assert (posts.tolist(), lengths.tolist()) == ([3, 1, 2, 2], [3, 0, 1])
 
 
 def test_row_0_has_no_embeddings_and_the_others_have_those_of_their_posts():

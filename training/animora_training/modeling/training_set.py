@@ -18,7 +18,7 @@ from animora_training.data.clock import now_of
 from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
 from animora_training.errors import NotFinite, NothingToLearn
 
-FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
+FILES = ("training_posts.npy", "training_times.npy", "training_image.npy", "training_caption.npy")
 # Seconds after which a post without likes may be sampled as a negative.
 MIN_NEGATIVE_AGE = 7 * 86_400.0
 EMBEDDINGS_AT_ONCE = 1 << 12
@@ -29,7 +29,7 @@ class TrainingPairs(Protocol):
     """Distinct pairs to train on."""
 
     def chunks(self) -> Iterator[Rows]:
-        """All pairs, ordered by user, in chunks of whole users."""
+        """All pairs, ordered by user, then by time, in chunks of whole users."""
         ...
 
 
@@ -37,12 +37,13 @@ class TrainingPairs(Protocol):
 class TrainingSet:
     """Positives of each user, and the posts' embeddings, by row; row 0 is the unknown user or post.
 
-    `posts`, `image` and `caption` may be memory-mapped and are read-only.
+    `posts`, `times`, `image` and `caption` may be memory-mapped and are read-only.
 
     Attributes:
         vocabulary: Id → row.
         offsets: int64 (user rows + 1): positives of a user row are `posts[offsets[row] : offsets[row + 1]]`.
-        posts: int32 (n), the post rows of all positives, ascending within a user.
+        posts: int32 (n), the post rows of all positives, by time within a user.
+        times: float64 (n), their times in seconds since the epoch.
         negatives: int64 (r), rows of live posts, which may be sampled as negatives.
         counts: int64 (post rows), positives of each post.
         image: float16 (post rows, image width), zeros where absent and in row 0.
@@ -52,6 +53,7 @@ class TrainingSet:
     vocabulary: Vocabulary
     offsets: Tensor
     posts: Tensor
+    times: Tensor
     negatives: Tensor
     counts: Tensor
     image: Tensor
@@ -66,7 +68,7 @@ class TrainingSet:
         """The training set on a device; on the CPU, memory-mapped arrays stay mapped."""
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("offsets", "posts", "negatives", "counts", "image", "caption")
+            for name in ("offsets", "posts", "times", "negatives", "counts", "image", "caption")
         }
         return replace(self, **moved)
 
@@ -92,7 +94,7 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
 
     A live post without likes gets a row, and is sampled as a negative, if it existed for MIN_NEGATIVE_AGE
     before the last pair. A newer one gets none: it is scored as an unknown post, by its embeddings. The pairs
-    are read twice; with a folder they are never in memory as a whole.
+    are read three times; with a folder they are never in memory as a whole.
 
     Args:
         dataset: Users and posts.
@@ -123,7 +125,9 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
     row_of = np.zeros(len(counts), np.int32)
     row_of[posts] = np.arange(1, len(posts) + 1)
     arrays = _ArrayStore(folder)
-    by_user = arrays.store("posts", _posts_by_user(pairs, row_of), (int(counts.sum()),), np.int32)
+    length = (int(counts.sum()),)
+    by_user = arrays.store("posts", (row_of[chunk.posts] for chunk in pairs.chunks()), length, np.int32)
+    times = arrays.store("times", (chunk.times for chunk in pairs.chunks()), length, np.float64)
     image, caption = (
         arrays.store(
             name, _embedding_rows(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
@@ -134,6 +138,7 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
         vocabulary=Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts]),
         offsets=torch.from_numpy(offsets_of(np.append(0, positives[users]))),
         posts=by_user,
+        times=times,
         negatives=torch.from_numpy(1 + np.flatnonzero(live[posts])),
         counts=torch.from_numpy(np.append(0, counts[posts])),
         image=image,
@@ -167,13 +172,6 @@ class _ArrayStore:
             # PyTorch warns about read-only arrays; the tensors are never written to.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return torch.from_numpy(map_array(path))
-
-
-def _posts_by_user(pairs: TrainingPairs, row_of: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
-    """Post rows of all pairs, by user and ascending within a user."""
-    for chunk in pairs.chunks():
-        rows = row_of[chunk.posts]
-        yield rows[np.lexsort((rows, chunk.users))]
 
 
 def _embedding_rows(
