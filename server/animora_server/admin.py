@@ -6,7 +6,7 @@ from typing import Self
 import structlog
 
 from animora_artifact import Artifact
-from animora_server.inference import ModelManager
+from animora_server.inference.model_manager import ModelManager
 from animora_server.inference.preflight import Preflight
 from animora_server.models import ModelActivator, ModelWatcher, open_writable_models
 from animora_server.observability.metrics import Metrics

@@ -14,7 +14,8 @@ from animora_server.background import first_of
 from animora_server.batching import Batcher, CostModel
 from animora_server.cache import GenerationWatch, RedisCache, RedisScores, RedisTimelineStore, rank_key
 from animora_server.following import following_database, model_followers, watch_loops
-from animora_server.inference import CatalogEncoder, ModelManager
+from animora_server.inference.catalog_encoder import CatalogEncoder
+from animora_server.inference.model_manager import ModelManager
 from animora_server.inference.placeholder_models import NoModel
 from animora_server.inference.preflight import Preflight
 from animora_server.inference.protocols import InferenceDevice, Queue

@@ -8,7 +8,7 @@ from animora_artifact import VersionSource
 from animora_server.admin import AdminPort
 from animora_server.background import BackgroundLoop, LoopOwner
 from animora_server.catalog import ChangeEvents
-from animora_server.inference import ModelManager
+from animora_server.inference.model_manager import ModelManager
 from animora_server.models import ModelWatcher, VersionKeeper, VersionLoader
 from animora_server.observability.health import HealthState
 from animora_server.observability.metrics import Metrics

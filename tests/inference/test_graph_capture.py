@@ -135,6 +135,33 @@ def test_scores_are_float32_in_half_precision_too(network, vectors):
         assert captured.score(*pairs(5)).dtype == np.float32
 
 
+def test_a_batch_without_pairs_has_no_scores(scores):
+    assert scores(*pairs(0)).shape == (0,)
+
+
+class FailingCapture(CudaGraphs):
+    """A capture that fails, on any machine."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def _capture(self, run: Callable[[], Tensor]) -> CapturedGraph:
+        raise RuntimeError(self.message)
+
+
+def test_a_computation_that_cannot_be_captured_is_executed_eagerly():
+    graph = FailingCapture("operation not permitted when stream is capturing").record(lambda: torch.ones(2))
+    graph.output.zero_()
+    graph.replay()
+    assert graph.output.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_capture_without_memory_raises_whichever_words_torchscript_gives(message):
+    with pytest.raises(RuntimeError, match=message):
+        FailingCapture(message).record(lambda: torch.ones(2))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_cuda_graphs_return_the_networks_scores():
     network = load_network(save_network(TinyNetwork(seed=0, image=0, caption=0).eval()), torch.device("cuda"))

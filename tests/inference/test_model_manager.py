@@ -23,10 +23,10 @@ from animora_server.catalog import (
     Widths,
 )
 from animora_server.errors import DeviceFault
-from animora_server.inference import CatalogEncoder, ModelManager
-from animora_server.inference.catalog_encoder import MIN_CAPACITY
+from animora_server.inference.catalog_encoder import MIN_CAPACITY, CatalogEncoder
 from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
+from animora_server.inference.model_manager import ModelManager
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.inference.resident_model import BACKGROUND_CHUNK_ROWS, EXPLAIN_CHUNK_POSTS
 from animora_server.observability.metrics import ScorerMetrics

@@ -11,8 +11,9 @@ from pydantic import SecretStr
 
 from animora_artifact import ArtifactRejected
 from animora_server.batching import Batcher, BatchLimits, CostModel
-from animora_server.inference import CatalogEncoder, ModelManager
+from animora_server.inference.catalog_encoder import CatalogEncoder
 from animora_server.inference.device import Device
+from animora_server.inference.model_manager import ModelManager
 from animora_server.observability.metrics import CatalogMetrics, ScorerMetrics
 from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import CatalogSettings, DatabaseSettings, ScorerSettings

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 from animora_artifact import ArtifactRejected, FolderStore, VersionNotFound
 from animora_server.batching import Batcher, BatchLimits, CostModel
 from animora_server.errors import DeadlineUnreachable, DeviceFault
-from animora_server.inference import CatalogEncoder, ModelManager
-from animora_server.inference.catalog_encoder import MIN_CAPACITY
+from animora_server.inference.catalog_encoder import MIN_CAPACITY, CatalogEncoder
 from animora_server.inference.device import Device
 from animora_server.inference.graph_capture import EagerRecorder
+from animora_server.inference.model_manager import ModelManager
 from animora_server.inference.placeholder_models import UnavailableModel
 from animora_server.observability.metrics import ScorerMetrics
 from animora_server.scoring.serving_state import ServingStateHolder

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from animora_database.views import VIEWS
-from animora_server.inference import ModelManager
+from animora_server.inference.model_manager import ModelManager
 from animora_server.observability.metrics import CatalogMetrics
 from animora_server.scoring.serving_state import ServingStateHolder
 from animora_server.settings import CatalogSettings, DatabaseSettings

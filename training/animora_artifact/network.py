@@ -29,6 +29,11 @@ NETWORK_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeErro
 _OUTSIDE = re.compile(rb"\b(save|from_file|load_tensor|_?print|Print)\b")
 # getattr with a literal name, as PyTorch writes parts of a Sequential; a computed name could hide a function.
 _ATTRIBUTE = re.compile(rb"""\bgetattr\([^"'\\#]*, ?"[^"\\#]*"\)""")
+# Words of errors that mean that memory ran out; the last are those of cuBLAS, first used on a full GPU
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class Network(Protocol):
@@ -220,8 +225,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of PyTorch means that memory ran out; TorchScript's is recognised by its text."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in text
-        for words in ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
+        words in text for words in _OUT_OF_MEMORY
     )
 
 

@@ -14,7 +14,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from animora_artifact.network import Network
+from animora_artifact.network import Network, is_out_of_memory
 from animora_server.types import FloatArray, IntArray
 
 log = structlog.get_logger(__name__)
@@ -71,9 +71,9 @@ class CudaGraphs:
         """See GraphRecorder. A computation that cannot be captured is executed eagerly on each replay."""
         try:
             return self._capture(run)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             log.warning("CUDA graph not captured; executing eagerly", error=str(error))
             return EagerRecorder().record(run)
 
@@ -124,6 +124,8 @@ class CapturedScorer:
             user_rows: int64 (m), the users' rows in the model.
             rows: int64 (m), the posts' rows in the table.
         """
+        if not len(rows):
+            return np.empty(0, np.float32)
         longest = self._lengths[-1].length
         pieces = [slice(start, start + longest) for start in range(0, len(rows), longest)]
         return np.concatenate([self._piece(user_rows[piece], rows[piece]) for piece in pieces])

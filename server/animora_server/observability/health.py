@@ -13,7 +13,7 @@ import structlog
 from animora_server.background import BackgroundLoop, Liveness
 from animora_server.batching import Batcher
 from animora_server.errors import DeviceFault
-from animora_server.inference import ModelManager
+from animora_server.inference.model_manager import ModelManager
 from animora_server.inference.requests import InferenceRequest
 from animora_server.scoring.serving_state import ServingState
 from animora_server.service import GrpcServer

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
@@ -11,7 +12,7 @@ from animora_training.modeling.initialization import Initialization, new_initial
 from animora_training.modeling.process_group import ProcessGroup
 from animora_training.modeling.rowwise_adam import BETAS
 from animora_training.modeling.sampling import StepSampler
-from animora_training.modeling.trainer import Trainer, learning_rate
+from animora_training.modeling.trainer import Trainer, _uses_bfloat16, learning_rate
 from animora_training.modeling.training_set import training_set
 from animora_training.pipeline.export import FoldedNeuCF
 from tests.support.datasets import as_dataset, tiny_feed
@@ -247,6 +248,12 @@ def test_bfloat16_trains_nearly_as_well(data, loss):
     assert np.abs(losses[1] / losses[0] - 1).max() < 0.01
     assert not same(single.state(), half.state())
     assert {value.dtype for value in tensors(half.state()).values()} == {torch.float32}
+
+
+def test_the_default_precision_is_not_a_bfloat16_that_pytorch_emulates(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not _uses_bfloat16(FitConfig(), torch.device("cuda"))
 
 
 def test_the_default_precision_on_a_cpu_is_float32(data):

@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from animora_training.memory import explain_out_of_memory
 from animora_training.modeling.config import FitConfig
-from animora_training.modeling.factorisation import Factorisation
 from animora_training.modeling.network import ID_STD, NetworkShape, NeuCF
 from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.modeling.sampling import seeded_generator
 from animora_training.modeling.training_set import TrainingSet
+
+if TYPE_CHECKING:  # it loads SciPy, which training from random tables does not need
+    from animora_training.modeling.factorisation import Factorisation
 
 # Logits of a factorisation's product of 1, which is about that of a positive.
 LOGITS = 6.0
@@ -56,7 +59,7 @@ class Initialization:
 def new_initialization(
     data: TrainingSet,
     config: FitConfig,
-    factorisation: Factorisation | None = None,
+    factorisation: "Factorisation | None" = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Initialization:
     """An untrained network, initialized from the config's seed.

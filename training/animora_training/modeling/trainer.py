@@ -288,8 +288,14 @@ def fold_histories(trained: Initialization, data: TrainingSet) -> NeuCF:
 def _uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
     """Whether forward and backward passes use bfloat16 on the device."""
     if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and _has_bfloat16(device)
     return config.precision == "bfloat16"
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16; PyTorch emulates it slowly on others, which does not count."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def learning_rate(config: FitConfig, epoch: float) -> float:
