@@ -1,4 +1,4 @@
-"""A version with random weights for the synthetic posts, of the default shape."""
+"""A version with random weights for the synthetic posts."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,21 +15,21 @@ from animora_training.pipeline.export import FoldedNeuCF, dimensions_of
 
 USERS = 2000  # ids 1 to USERS are known
 KNOWN_POSTS = 10_000  # of the posts, ids 1 to KNOWN_POSTS; the others are scored by their images
+DEFAULT = FitConfig()
 IMAGE = 8  # narrow, so that millions of posts fit on a disk; images are encoded when loaded, not when ranked
 
 
-def publish(folder: Path) -> None:
-    """Makes the version the active one of a store."""
+def publish(folder: Path, config: FitConfig = DEFAULT) -> None:
+    """Makes a version of a recipe's shape the active one of a store."""
     store = FolderStore(folder)
-    artifact = random_version()
+    artifact = random_version(config)
     store.publish(artifact)
     store.activate(artifact.manifest.version)
 
 
-def random_version() -> Artifact:
-    """A version with random weights and its own golden rows."""
-    torch.manual_seed(0)
-    config = FitConfig()
+def random_version(config: FitConfig = DEFAULT, seed: int = 0, name: str = "growth") -> Artifact:
+    """A version of a recipe's shape with random weights and its own golden rows."""
+    torch.manual_seed(seed)
     shape = NetworkShape(
         users=USERS + 1,
         posts=KNOWN_POSTS + 1,
@@ -45,7 +45,7 @@ def random_version() -> Artifact:
         torch.nn.init.normal_(features.output.weight, std=0.1)
     folded = FoldedNeuCF(network.eval()).eval()
     manifest = Manifest(
-        version="growth",
+        version=name,
         created_at=datetime.now(UTC),
         dimensions=dimensions_of(shape),
         data_window=DataWindow(start=None, end=None, interactions=0),
