@@ -220,6 +220,11 @@ $(RECBOLE)/.installed: tests/benchmarks/recbole/requirements.txt
 bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBole's NeuMF (DATA=DIR: NCF format; else made up)
 	$(BIN)/python -m tests.benchmarks.training $(if $(DATA),--data '$(DATA)')
 
+# Not installed: also for a machine with PyTorch, a GPU and no network.
+.PHONY: bench-gpu
+bench-gpu: ## Test and measure scoring, serving and training on a GPU, in 8 minutes; on a CPU in small
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu
+
 .PHONY: bench-warm-start
 bench-warm-start: $(INSTALLED) ## Measure a warm start beside a full retraining on DATA=DIR (NCF format)
 	@test -n "$(DATA)" || { echo "say which data: make bench-warm-start DATA=DIR (a folder in the NCF format)"; exit 2; }

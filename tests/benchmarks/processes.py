@@ -79,7 +79,7 @@ def _ticks(pid: int) -> int:
 
 @asynccontextmanager
 async def animora_server(
-    options: Mapping[str, str], *, pinned: bool = False, workers: int = 1
+    options: Mapping[str, str], *, pinned: bool = False, workers: int = 1, module: str = "animora_server"
 ) -> AsyncIterator[Server]:
     """Starts the real server on a free port; yields once it is SERVING.
 
@@ -87,6 +87,7 @@ async def animora_server(
         options: Values by name without the prefix ANIMORA_.
         pinned: Whether it runs on SERVER_CORE alone.
         workers: Number of processes; all listen.
+        module: What is run, with the arguments of `animora-server`.
 
     Raises:
         RuntimeError: The server ended before.
@@ -95,7 +96,7 @@ async def animora_server(
     free_ports = {"GRPC_PORT": "0", "HTTP_PORT": "0"}
     environment = {f"ANIMORA_{name}": value for name, value in {**free_ports, **options}.items()}
     process = await asyncio.create_subprocess_exec(
-        *(*_pinning(pinned), sys.executable, "-m", "animora_server", "serve", "--workers", str(workers)),
+        *(*_pinning(pinned), sys.executable, "-m", module, "serve", "--workers", str(workers)),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )

@@ -15,6 +15,6 @@ SERVER_PACKAGES = ("numba", "prometheus_client")
 collect_ignore = [] if all(map(find_spec, SERVER_PACKAGES)) else ["test_swaps.py"]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_GPU])])
 def device(request) -> torch.device:
     return torch.device(request.param)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from animora_artifact.network import Network, load_network, save_network
+from animora_artifact.network import Network
 from animora_server.inference.graph_capture import (
     CapturedGraph,
     CapturedScorer,
@@ -160,16 +160,3 @@ def test_a_computation_that_cannot_be_captured_is_executed_eagerly():
 def test_a_capture_without_memory_raises_whichever_words_torchscript_gives(message):
     with pytest.raises(RuntimeError, match=message):
         FailingCapture(message).record(lambda: torch.ones(2))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_cuda_graphs_return_the_networks_scores():
-    network = load_network(save_network(TinyNetwork(seed=0, image=0, caption=0).eval()), torch.device("cuda"))
-    vectors = torch.randn(len(POSTS), WIDTH, device="cuda")
-    with torch.inference_mode():
-        captured = CapturedScorer(network, vectors, ROWS, CudaGraphs())
-        for count in (1, 64, 200, 600, 5):
-            user_rows, rows = pairs(count)
-            users, index = (torch.from_numpy(column).cuda() for column in (user_rows, rows))
-            expected = network.score(users, torch.arange(count, device="cuda"), vectors, index)
-            np.testing.assert_allclose(captured.score(user_rows, rows), expected.cpu().numpy(), atol=1e-5)
