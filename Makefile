@@ -225,6 +225,11 @@ bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBo
 bench-gpu: ## Test and measure scoring, serving and training on a GPU, in 8 minutes; on a CPU in small
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu
 
+.PHONY: gpu-packages
+gpu-packages: ## Collect in .bench/gpu-packages what bench-gpu needs beside PyTorch and NumPy, where there is no network
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade \
+		--target .bench/gpu-packages filelock pydantic structlog pytest pytest-asyncio pytest-timeout
+
 .PHONY: bench-warm-start
 bench-warm-start: $(INSTALLED) ## Measure a warm start beside a full retraining on DATA=DIR (NCF format)
 	@test -n "$(DATA)" || { echo "say which data: make bench-warm-start DATA=DIR (a folder in the NCF format)"; exit 2; }

@@ -21,7 +21,7 @@ from tests.benchmarks.gpu.figures import (
     number,
     table,
 )
-from tests.benchmarks.gpu.parts import PARTS, ROOT, Part, run
+from tests.benchmarks.gpu.parts import PACKAGES, PARTS, ROOT, Part, python_path, run
 
 ON_A_GPU = (IN_KERNELS, IN_COPIES)
 
@@ -89,6 +89,12 @@ def test_a_part_that_fails_does_not_end_the_others():
     said: list[str] = []
     assert run(Part("absent", "no_such_module", 1.0, ()), 60.0, True, said.append) == {}
     assert said[-1] == "absent: failed with status 1; what it had not measured is left out"
+
+
+def test_a_part_finds_the_checkout_before_the_environments_packages_and_prepared_ones_last():
+    path = python_path({"PYTHONPATH": "/given"})
+    assert path[0] == str(ROOT / "proto")
+    assert path[-2:] == ["/given", str(PACKAGES)]
 
 
 def test_missing_packages_are_named_packages_within_packages_too():

@@ -6,13 +6,14 @@ missing is skipped, and a line says so. Each part has a share of the time. Witho
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from tests.benchmarks.gpu.figures import figures, table
-from tests.benchmarks.gpu.parts import PARTS, run
+from tests.benchmarks.gpu.parts import PACKAGES, PARTS, run
 
 SECONDS = 450.0  # of all parts; starting and stopping them adds some
 RESULT = Path("docs/benchmarks/gpu.json")
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=names, help="a part to run; all by default")
     parser.add_argument("--result", type=Path, default=RESULT, help="where to write the JSON")
     chosen = parser.parse_args()
+    sys.path.append(str(PACKAGES))
     if find_spec("torch") is None:
         parser.error("PyTorch is not installed")
     import torch  # noqa: PLC0415  # its absence has been reported

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ("proto", "client", "training", "server", "deploy", ".")  # of the checkout, need not be installed
+PACKAGES = ROOT / ".bench/gpu-packages"  # of `make gpu-packages`, for a machine without a network
 PREFIX = "figure "  # of a line of a part's output that has a figure
 STOP_SECONDS = 8.0  # until a part that was interrupted is killed
 MODEL = ("torch", "numpy", "pydantic", "filelock")
@@ -95,9 +96,9 @@ def run(part: Part, seconds: float, small: bool, say: Callable[[str], object]) -
 
 
 def python_path(environment: Mapping[str, str]) -> list[str]:
-    """The folders of the checkout's packages, then those of the environment."""
+    """The folders of the checkout's packages, then those of the environment, and PACKAGES."""
     given = environment.get("PYTHONPATH", "").split(os.pathsep)
-    return [*(str(ROOT / folder) for folder in SOURCES), *filter(None, given)]
+    return [*(str(ROOT / folder) for folder in SOURCES), *filter(None, given), str(PACKAGES)]
 
 
 def _signal(process: "subprocess.Popen[str]", number: int) -> None:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.benchmarks.gpu.figures import TESTS_FAILED, TESTS_PASSED
-from tests.benchmarks.gpu.measuring import Options, report
+from tests.benchmarks.gpu.measuring import Options, report, say
+from tests.cuda.conftest import SERVER_PACKAGES
 
 FOLDER = "tests/cuda"
 SMALL = ("-k", "refused or without_memory")
@@ -15,6 +17,8 @@ SMALL = ("-k", "refused or without_memory")
 
 def main(options: Options) -> None:
     """Runs those of the GPU; without one, those of the CPU."""
+    if missing := [package for package in SERVER_PACKAGES if find_spec(package) is None]:
+        say(f"tests: those of swaps and of the shared device left out: {', '.join(missing)} not installed")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.xml")
         subprocess.run(
