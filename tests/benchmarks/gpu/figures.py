@@ -22,14 +22,12 @@ class Figure:
         unit: Unit of the value.
         at_least: The goal, if large values are good.
         at_most: The goal, if small values are good.
-        a100: The value on an A100; None where none was measured.
     """
 
     name: str
     unit: str
     at_least: float | None = None
     at_most: float | None = None
-    a100: float | None = None
 
     @property
     def goal(self) -> str:
@@ -88,11 +86,10 @@ def number(value: float) -> str:
 
 def table(rows: tuple[Figure, ...], measured: Mapping[str, float], device: str) -> str:
     """The table as text. A cell without a value is NOT_MEASURED."""
-    cells = [("figure", device, "A100", "goal", "unit")]
+    cells = [("figure", device, "goal", "unit")]
     for row in rows:
-        values = (measured.get(row.name), row.a100)
-        ours, theirs = (NOT_MEASURED if value is None else number(value) for value in values)
-        cells.append((row.name, ours, theirs, row.goal, row.unit))
+        value = measured.get(row.name)
+        cells.append((row.name, NOT_MEASURED if value is None else number(value), row.goal, row.unit))
     name, *middle, unit = (max(map(len, column)) for column in zip(*cells, strict=True))
     return "\n".join(
         "  ".join((first.ljust(name), *map(str.rjust, between, middle), last.ljust(unit))).rstrip()
