@@ -7,8 +7,9 @@ and `Catalog` combines a table with interactions and blocks into the `CatalogSna
 
 from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
 from animora_server.catalog.change_events import ChangeEvents, EventLog, apply_events
+from animora_server.catalog.csr_builder import CsrIndexBuilder
 from animora_server.catalog.embeddings import EmbeddingFile
-from animora_server.catalog.index import CsrIndex, CsrIndexBuilder, FeedIndex, IdMap
+from animora_server.catalog.index import CsrIndex, FeedIndex, IdMap
 from animora_server.catalog.records import (
     NEVER,
     EmbeddingRecords,

@@ -1,7 +1,7 @@
 """Immutable look-ups in sorted arrays: id → integer, id → sorted set of ids (CSR), and posts by age."""
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ NO_IDS = np.empty(0, np.int64)
 # The places per id up to which ids get a direct-address table. To look up 200 ids among
 # 5,400 then takes 0.5 µs instead of 7 by binary search; among 2 million 0.7 µs instead of 52.
 MAX_PLACES_PER_ID = 4
-# Of CsrIndexBuilder. Buckets are sorted one after the other: sorting needs memory for one bucket only.
-BUCKETS = 64
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads consecutive keys over the buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,79 +237,8 @@ def _places(ids: IntArray, values: IntArray) -> npt.NDArray[np.int32] | None:
 
 
 def narrow_ids(ids: IntArray) -> npt.NDArray[np.int32] | IntArray:
-    """Ids as int32 if all of them fit: there is one for each interaction within the seen window."""
+    """Ids as int32 if all of them fit, because there is one for each interaction within the seen window."""
     bounds = np.iinfo(np.int32)
-    return ids.astype(np.int32) if bounds.min <= ids.min() and ids.max() <= bounds.max else ids
-
-
-Ids = npt.NDArray[np.signedinteger[Any]]  # int32 or int64
-Part = tuple[Ids, Ids]
-
-
-class CsrIndexBuilder:
-    """Collects pairs of a key and a member; repeats are allowed.
-
-    An unsorted pair takes 8 bytes, or 16 if ids do not fit 32 bits; a sorted one takes half of that.
-    """
-
-    def __init__(self) -> None:
-        self._buckets: list[list[Part]] = [[] for _ in range(BUCKETS)]
-
-    def add(self, keys: IntArray, members: IntArray) -> None:
-        """Adds pairs: int64 (p) each."""
-        if not len(keys):
-            return
-        bucket = (keys.view(np.uint64) * FACTOR) >> np.uint64(58)  # the upper 6 bits: BUCKETS values
-        order = np.argsort(bucket, kind="stable")
-        narrow_keys, narrow_members = narrow_ids(keys[order]), narrow_ids(members[order])
-        ends = np.searchsorted(bucket[order], np.arange(BUCKETS), side="right")
-        start = 0
-        for number, end in enumerate(ends.tolist()):
-            if end > start:
-                part = slice(start, end)
-                _append(self._buckets[number], narrow_keys[part], narrow_members[part])
-            start = end
-
-    def build(self) -> CsrIndex:
-        """Returns the index of all pairs added, and empties the builder."""
-        indexes = [self._sorted(number) for number in range(BUCKETS)]
-        keys = np.concatenate([index.keys for index in indexes])
-        sizes = np.concatenate([np.diff(index.offsets) for index in indexes])
-        order = np.argsort(keys)
-        offsets = np.zeros(len(keys) + 1, np.int64)
-        np.cumsum(sizes[order], out=offsets[1:])
-        starts = np.empty(len(keys), np.int64)  # the position of each key's set in `members`
-        starts[order] = offsets[:-1]
-        members = np.empty(offsets[-1], np.result_type(*(index.members.dtype for index in indexes)))
-        first = 0
-        for number, index in enumerate(indexes):
-            last = first + len(index.keys)
-            # Shifts each set to its position.
-            shifts = np.repeat(starts[first:last] - index.offsets[:-1], sizes[first:last])
-            members[np.arange(len(index.members)) + shifts] = index.members
-            indexes[number], first = CsrIndex.empty(), last
-        return CsrIndex(keys[order], offsets, members)
-
-    def _sorted(self, number: int) -> CsrIndex:
-        parts, self._buckets[number] = self._buckets[number], []
-        if not parts:
-            return CsrIndex.empty()
-        keys = np.concatenate([part[0] for part in parts])
-        members = np.concatenate([part[1] for part in parts])
-        return CsrIndex.of(keys.astype(np.int64), members.astype(np.int64))
-
-
-def _append(bucket: list[Part], keys: Ids, members: Ids) -> None:
-    """Adds pairs to a bucket, concatenated with the preceding parts that are not larger.
-
-    This keeps the number of arrays small: many small ones would fragment the process' memory. The arrays are
-    copies, because a view would keep the whole array that it is part of in memory.
-    """
-    joined_keys, joined_members = [keys], [members]
-    size = len(keys)
-    while bucket and len(bucket[-1][0]) <= size:
-        previous_keys, previous_members = bucket.pop()
-        size += len(previous_keys)
-        joined_keys.insert(0, previous_keys)
-        joined_members.insert(0, previous_members)
-    bucket.append((np.concatenate(joined_keys), np.concatenate(joined_members)))
+    return (
+        ids.astype(np.int32) if bounds.min <= ids.min(initial=0) and ids.max(initial=0) <= bounds.max else ids
+    )
