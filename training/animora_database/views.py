@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-BIGINT, BOOLEAN = ">i8", "?"  # NumPy's types of fields in binary COPY; a time is microseconds since 2000
+# NumPy's types of fields in binary COPY; a time is microseconds since 2000.
+BIGINT, SMALLINT, BOOLEAN = ">i8", ">i2", "?"
+# A kind is selected as its position here, so a further kind is appended.
+INTERACTION_KINDS = ("like", "comment")
+_KIND_POSITIONS = " ".join(f"when '{kind}' then {number}" for number, kind in enumerate(INTERACTION_KINDS))
 # SQL of a selected column that is not the column itself, and its NumPy type.
 SELECTED = {
     "updated_at": ("coalesce(updated_at, '-infinity')", BIGINT),
     "deleted_at": ("deleted_at is not null", BOOLEAN),
+    "kind": (f"(case kind::text {_KIND_POSITIONS} end)::smallint", SMALLINT),
 }
 
 
@@ -129,7 +134,7 @@ INTERACTIONS = View(
     },
     {
         "missing": f"{present('user_id', 'post_id')} and {FINITE}",
-        "kind": "kind::text in ('like', 'comment')",
+        "kind": f"kind::text in ({', '.join(map(repr, INTERACTION_KINDS))})",
     },
 )
 BLOCKS = View(
