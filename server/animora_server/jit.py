@@ -15,6 +15,7 @@ from numba import types
 # Input types: contiguous arrays of one dimension.
 IDS = types.Array(types.int64, 1, "C", readonly=True)
 PLACES = types.Array(types.int32, 1, "C", readonly=True)
+SMALL = types.Array(types.int8, 1, "C", readonly=True)
 FLAGS = types.Array(types.boolean, 1, "C", readonly=True)
 SCORES = types.Array(types.float32, 1, "C", readonly=True)
 TIMES = types.Array(types.float64, 1, "C", readonly=True)

@@ -13,6 +13,7 @@ HalfArray = npt.NDArray[np.float16]
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+SmallArray = npt.NDArray[np.int8]
 
 # The reserve: how many seconds of a call's time are kept for the fallback.
 MIN_RESERVE = 0.004  # for the heuristic, and for sending the response

@@ -12,6 +12,7 @@ from animora_server.catalog import (
     IdMap,
     IdPairs,
     InteractionBase,
+    Interactions,
     PostRecords,
     PostTableBuilder,
 )
@@ -48,8 +49,12 @@ def pairs(*values):
     return IdPairs(ids(*(first for first, _ in values)), ids(*(second for _, second in values)))
 
 
+def interactions(*values):
+    return Interactions(ids(*(user for user, _ in values)), ids(*(post for _, post in values)))
+
+
 def activity(base, recent=(), blocks=(), read_at=1.0):
-    return Activity(base, pairs(*recent), pairs(*blocks), 1000.0 + read_at, read_at)
+    return Activity(base, interactions(*recent), pairs(*blocks), 1000.0 + read_at, read_at)
 
 
 @pytest.fixture
@@ -169,8 +174,8 @@ def test_a_base_is_extended_by_later_interactions(empty):
     base = base_of(counts=[(1, 5), (2, 1)], seen=[(7, 1)])
     later = MOMENT + timedelta(minutes=20)
 
-    once = base.extended(later, pairs((7, 2), (8, 1), (8, 1)))
-    twice = once.extended(later + timedelta(minutes=20), pairs((7, 3)))
+    once = base.extended(later, interactions((7, 2), (8, 1), (8, 1)))
+    twice = once.extended(later + timedelta(minutes=20), interactions((7, 3)))
 
     assert once.until == later
     assert twice.counts.find(ids(1, 2, 3)).tolist() == [7, 2, 1]

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from animora_server.catalog import CatalogSnapshot
+from animora_server.catalog import CatalogSnapshot, History
 
 USERS = 20  # of the fixture `database`
 
 
+def events(history: History) -> list[tuple[int, int, float]]:
+    """Post id, kind and time of each event."""
+    return list(zip(history.post_ids.tolist(), history.kinds.tolist(), history.times.tolist(), strict=True))
+
+
 def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
-    """Posts, counts, the feed, seen posts and relations, independent of rows."""
+    """Posts, counts, the feed, seen posts, histories and relations, independent of rows."""
     posts = {}
     for post_id, row in zip(snapshot.index.ids.tolist(), snapshot.index.values.tolist(), strict=True):
         image, caption = snapshot.embeddings.read(row, row + 1)
@@ -27,5 +32,6 @@ def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
             )
         ),
         {user: snapshot.seen_posts(user).tolist() for user in users},
+        {user: events(snapshot.history_of(user)) for user in users},
         {user: snapshot.related_authors(user).tolist() for user in users},
     )

@@ -6,6 +6,8 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from animora_database.copy_format import unix_seconds
+from animora_database.views import INTERACTION_KINDS
 from animora_demo.embedded import apply_schema
 from animora_server.catalog import NEVER
 from animora_server.errors import ConfigurationError, StoreError
@@ -148,12 +150,48 @@ async def test_interactions_are_likes_and_comments_by_time(database, store):
 
     async with store.reading() as reading:
         counts = await reading.interaction_counts(until=NOW)
-        since = await reading.interactions(NOW)
-        between = await reading.interactions(NOW - timedelta(days=1), NOW)
+        since = await reading.interactions(NOW, history=0)
+        between = await reading.interactions(NOW - timedelta(days=1), NOW, history=0)
 
     assert counts.find(np.array([1, 2, 3])).tolist() == [2, 1, -1]
-    assert list(zip(since.first, since.second, strict=True)) == [(1, 1)]
-    assert list(zip(between.first, between.second, strict=True)) == [(2, 1), (2, 1)]
+    assert list(zip(since.user_ids, since.post_ids, strict=True)) == [(1, 1)]
+    assert list(zip(between.user_ids, between.post_ids, strict=True)) == [(2, 1), (2, 1)]
+
+
+async def test_kinds_and_times_are_read_for_histories_alone(database, store):
+    await database.execute("insert into animora_app.posts (id, author_id) values (1, 1)")
+    await database.execute("insert into animora_app.likes values (2, 1, $1)", NOW)
+    await database.execute(
+        "insert into animora_app.comments (user_id, post_id, created_at) values (2, 1, $1)", NOW
+    )
+
+    async with store.reading() as reading:
+        events = await reading.interactions(NOW, history=5)
+        pairs = await reading.interactions(NOW, history=0)
+        later = NOW + timedelta(seconds=1)
+        _, histories = await reading.seen_posts(NOW, later, history=5)
+        _, nothing = await reading.seen_posts(NOW, later, history=0)
+
+    assert sorted(events.kinds.tolist()) == [0, 1]
+    assert unix_seconds(events.times).tolist() == [NOW.timestamp()] * 2
+    assert (len(pairs), len(pairs.kinds), len(pairs.times)) == (2, 0, 0)
+    assert (histories.kinds.tolist(), len(nothing.kinds)) == ([0, 1], 0)
+
+
+@pytest.mark.parametrize("kind_type", ["varchar(20)", "char(20)", "name", "animora_app.reaction"])
+async def test_kinds_of_any_text_type_are_read(database, store, kind_type):
+    await database.execute("create type animora_app.reaction as enum ('share', 'comment', 'like')")
+    await database.execute(
+        "drop view animora.interactions; create view animora.interactions as"
+        f" select 1 as user_id, number as post_id, kind::{kind_type} as kind, now() as created_at"
+        " from (values (1, 'like'), (2, 'comment'), (3, 'share')) as row (number, kind)"
+    )
+
+    async with store.reading() as reading:
+        found = await reading.interactions(NOW - timedelta(days=36_500), history=5)
+
+    kinds = dict(zip(found.post_ids.tolist(), found.kinds.tolist(), strict=True))
+    assert kinds == {1: INTERACTION_KINDS.index("like"), 2: INTERACTION_KINDS.index("comment")}
 
 
 async def test_a_reading_is_consistent(database, store):

@@ -9,11 +9,14 @@ from animora_server.catalog.catalog import Activity, Catalog, InteractionBase
 from animora_server.catalog.change_events import ChangeEvents, EventLog, apply_events
 from animora_server.catalog.csr_builder import CsrIndexBuilder
 from animora_server.catalog.embeddings import EmbeddingFile
+from animora_server.catalog.histories import Histories, History, HistoryBatch, HistoryIndex
+from animora_server.catalog.history_builder import HistoryBuilder
 from animora_server.catalog.index import CsrIndex, FeedIndex, IdMap
 from animora_server.catalog.records import (
     NEVER,
     EmbeddingRecords,
     IdPairs,
+    Interactions,
     PostRecords,
 )
 from animora_server.catalog.snapshot import CatalogSnapshot, Relations
@@ -36,9 +39,15 @@ __all__ = [
     "EmbeddingRecords",
     "EventLog",
     "FeedIndex",
+    "Histories",
+    "History",
+    "HistoryBatch",
+    "HistoryBuilder",
+    "HistoryIndex",
     "IdMap",
     "IdPairs",
     "InteractionBase",
+    "Interactions",
     "PostRecords",
     "PostTableBuilder",
     "Relations",

@@ -8,8 +8,9 @@ from typing import Self
 import numpy as np
 
 from animora_database.copy_format import POSTGRES_EPOCH
+from animora_server.catalog.histories import Histories, HistoryIndex
 from animora_server.catalog.index import ABSENT, CsrIndex, FeedIndex, IdMap
-from animora_server.catalog.records import IdPairs
+from animora_server.catalog.records import IdPairs, Interactions
 from animora_server.catalog.snapshot import LATE_COMMIT, CatalogSnapshot, Relations
 from animora_server.catalog.table import CatalogPosts
 from animora_server.types import IntArray
@@ -24,6 +25,7 @@ class InteractionBase:
         counts: The number of interactions by post. It includes posts that are unknown now.
         seen: Posts by user within the seen window, as counted by the reconcile.
         later: Posts by user from interactions that were added to the base after the reconcile.
+        histories: Histories of the same interactions as `seen` and `later`.
         number: The number of earlier bases of this catalog.
     """
 
@@ -31,19 +33,21 @@ class InteractionBase:
     counts: IdMap
     seen: CsrIndex
     later: CsrIndex = field(default_factory=CsrIndex.empty)
+    histories: Histories = field(default_factory=Histories)
     number: int = 0
 
-    def extended(self, until: datetime, interactions: IdPairs) -> "InteractionBase":
-        """This base plus interactions (user, post) made between its `until` and a later moment."""
-        ids, counts = np.unique(interactions.second, return_counts=True)
+    def extended(self, until: datetime, interactions: Interactions) -> "InteractionBase":
+        """This base plus interactions made between its `until` and a later moment."""
+        ids, counts = np.unique(interactions.post_ids, return_counts=True)
         all_ids = np.union1d(self.counts.ids, ids)
         sums = np.maximum(self.counts.find(all_ids), 0)
         sums[np.searchsorted(all_ids, ids)] += counts
         users, posts = self.later.pairs()
         later = CsrIndex.of(
-            np.concatenate((users, interactions.first)), np.concatenate((posts, interactions.second))
+            np.concatenate((users, interactions.user_ids)), np.concatenate((posts, interactions.post_ids))
         )
-        return replace(self, until=until, counts=IdMap.of(all_ids, sums), later=later)
+        histories = self.histories.extended(interactions)
+        return replace(self, until=until, counts=IdMap.of(all_ids, sums), later=later, histories=histories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,14 @@ class Activity:
 
     Attributes:
         base: Interactions up to `base.until`.
-        recent: Users and posts of the interactions since `base.until`.
+        recent: Interactions since `base.until`.
         blocks: Blockers and blocked users.
         read_at: The database's time of the reading, in unix seconds.
         began_at: `time.monotonic()` before the reading began.
     """
 
     base: InteractionBase
-    recent: IdPairs
+    recent: Interactions
     blocks: IdPairs
     read_at: float
     began_at: float
@@ -106,7 +110,9 @@ class Catalog:
             seen_base=base.seen,
             seen_recent=CsrIndex.empty(),
         )
-        activity = Activity(base, IdPairs.empty(), IdPairs.empty(), snapshot.read_at, snapshot.posts_read_at)
+        activity = Activity(
+            base, Interactions.empty(), IdPairs.empty(), snapshot.read_at, snapshot.posts_read_at
+        )
         return cls(posts, activity, posts.post_ids, snapshot)
 
     def refreshed(self, posts: CatalogPosts, activity: Activity) -> "Catalog":
@@ -139,7 +145,12 @@ class Catalog:
             seen_later=activity.base.later,
             seen_recent=self.snapshot.seen_recent
             if same_recent
-            else CsrIndex.of(activity.recent.first, activity.recent.second),
+            else CsrIndex.of(activity.recent.user_ids, activity.recent.post_ids),
+            histories=activity.base.histories.with_recent(
+                self.snapshot.histories.recent
+                if same_recent
+                else HistoryIndex.of(activity.recent, activity.base.histories.limit)
+            ),
             changed_late=self.snapshot.changed_late
             if posts.epoch == self.posts.epoch
             else _changed_late(posts),
@@ -165,19 +176,20 @@ class Catalog:
     def nbytes(self) -> int:
         """Bytes of memory, without the embeddings."""
         activity = self.activity
-        pairs = (activity.recent.first, activity.recent.second, activity.blocks.first, activity.blocks.second)
         return (
             self.snapshot.nbytes
             + self.posts.nbytes
             + self.base_counts.nbytes
             + activity.base.counts.nbytes
-            + sum(column.nbytes for column in pairs)
+            + activity.recent.nbytes
+            + activity.blocks.first.nbytes
+            + activity.blocks.second.nbytes
         )
 
 
-def _counts_by_row(posts: CatalogPosts, interactions: IdPairs) -> IntArray:
-    """The number of interactions (user, post) with the post of each row: int64 (n)."""
-    rows = posts.index.find(interactions.second)
+def _counts_by_row(posts: CatalogPosts, interactions: Interactions) -> IntArray:
+    """The number of interactions with the post of each row: int64 (n)."""
+    rows = posts.index.find(interactions.post_ids)
     return np.bincount(rows[rows != ABSENT], minlength=len(posts)).astype(np.int64)
 
 

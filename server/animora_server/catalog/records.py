@@ -1,4 +1,4 @@
-"""Rows of the database as columns: posts, embeddings and pairs of ids."""
+"""Rows of the database as columns: posts, embeddings, interactions and pairs of ids."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from animora_database.embeddings import EmbeddingBatch
-from animora_server.types import BoolArray, DoubleArray, IntArray
+from animora_server.types import BoolArray, DoubleArray, IntArray, SmallArray
 
 NEVER = int(np.iinfo(np.int64).min)  # the updated_at of a post that was never edited
 
@@ -74,8 +74,47 @@ class EmbeddingRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class Interactions:
+    """Likes and comments, in any order, repeats allowed.
+
+    Attributes:
+        user_ids: int64 (p).
+        post_ids: int64 (p).
+        kinds: int8 (p), positions in `animora_database.views.INTERACTION_KINDS`; int8 (0) if not read.
+        times: int64 (p), microseconds since POSTGRES_EPOCH; int64 (0) if not read.
+    """
+
+    user_ids: IntArray
+    post_ids: IntArray
+    kinds: SmallArray = field(default_factory=lambda: np.empty(0, np.int8))
+    times: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No interactions."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def same_as(self, other: "Interactions") -> bool:
+        """Whether the other has the same interactions in the same order."""
+        return (
+            np.array_equal(self.user_ids, other.user_ids)
+            and np.array_equal(self.post_ids, other.post_ids)
+            and np.array_equal(self.kinds, other.kinds)
+            and np.array_equal(self.times, other.times)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.user_ids.nbytes + self.post_ids.nbytes + self.kinds.nbytes + self.times.nbytes
+
+
+@dataclass(frozen=True, slots=True)
 class IdPairs:
-    """Pairs of ids int64 (p), repeats allowed: users and posts, or blockers and blocked users."""
+    """Pairs of ids int64 (p), repeats allowed: blockers and blocked users."""
 
     first: IntArray
     second: IntArray

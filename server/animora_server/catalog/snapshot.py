@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from animora_server.catalog.embeddings import EmbeddingFile
+from animora_server.catalog.histories import Histories, History, HistoryBatch
 from animora_server.catalog.index import CsrIndex, FeedIndex, IdMap
 from animora_server.types import BoolArray, DoubleArray, IntArray
 
@@ -105,6 +106,8 @@ class CatalogSnapshot:
         seen_base: Seen posts by user, from interactions older than the recount window at the last reconcile.
         seen_recent: Seen posts by user, from interactions within the recount window.
         seen_later: Seen posts by user, from interactions between those two.
+        histories: The last interactions of each user, of those that `seen_base`, `seen_later` and
+            `seen_recent` cover.
         notified_deleted: int64 (k), ascending, rows of posts that were deleted since the reading.
         changed_late: The posts edited more than LATE_COMMIT after they were made, by the time of the edit,
             as of the start of the epoch. The edit may have made them visible.
@@ -129,6 +132,7 @@ class CatalogSnapshot:
     seen_base: CsrIndex
     seen_recent: CsrIndex
     seen_later: CsrIndex = field(default_factory=CsrIndex.empty)
+    histories: Histories = field(default_factory=Histories)
     notified_deleted: IntArray = field(default_factory=lambda: NO_ROWS)
     changed_late: FeedIndex = field(default_factory=FeedIndex.empty)
 
@@ -212,12 +216,25 @@ class CatalogSnapshot:
         later = [index.members_of(user_id) for index in (self.seen_later, self.seen_recent)]
         return np.sort(np.concatenate((base, *later))) if any(map(len, later)) else base
 
+    def history_of(self, user_id: int) -> History:
+        """The user's last interactions within the seen window, oldest first; see histories_of_each."""
+        return self.histories.of_each(np.array([user_id], np.int64))[0]
+
+    def histories_of_each(self, user_ids: IntArray) -> HistoryBatch:
+        """The last interactions of users int64 (u) within the seen window, by position, oldest first.
+
+        A like or comment is in the history after the first refresh that begins after its commit, at the place
+        of its time, and one that was taken back has left it. If its time lies before the recount window, this
+        happens at the next reconcile.
+        """
+        return self.histories.of_each(user_ids)
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory, without the embeddings."""
         columns = (
             self.post_ids, self.author_ids, self.created_at, self.deleted, self.interactions,
             self.fingerprints, self.arrived_at, self.feed, self.changed_late, self.index, self.relations,
-            self.seen_base, self.seen_later, self.seen_recent,
+            self.seen_base, self.seen_later, self.seen_recent, self.histories,
         )  # fmt: skip
         return sum(column.nbytes for column in columns)

@@ -60,7 +60,17 @@ class CatalogSettings(Section):
         description="seconds of interactions recounted at each refresh, for late commits and un-likes",
     )
     seen_window_days: float = Field(
-        default=90.0, gt=0.001, le=CENTURY, description="days of interactions that exclude_seen covers"
+        default=90.0,
+        gt=0.001,
+        le=CENTURY,
+        description="days of interactions that exclude_seen and histories cover",
+    )
+    history: int = Field(
+        default=50,
+        ge=0,
+        le=1000,
+        description="interactions kept of each user in order of time, the last ones within "
+        "`seen_window_days`; 0 keeps none",
     )
     max_block_age: float = Field(
         default=600.0,

@@ -20,7 +20,17 @@ from animora_database.reading import (
     find_hiding_tables,
 )
 from animora_database.views import USER_IDS, VIEWS, View, ViewQuery
-from animora_server.catalog import CsrIndex, CsrIndexBuilder, EmbeddingRecords, IdMap, IdPairs, PostRecords
+from animora_server.catalog import (
+    CsrIndex,
+    CsrIndexBuilder,
+    EmbeddingRecords,
+    HistoryBuilder,
+    HistoryIndex,
+    IdMap,
+    IdPairs,
+    Interactions,
+    PostRecords,
+)
 from animora_server.errors import StoreError
 from animora_server.settings import DatabaseSettings
 from animora_server.store import queries
@@ -142,16 +152,27 @@ class PostgresReading:
         pairs = await self._pairs(queries.interaction_counts(until), COUNTING_TIMEOUT_FACTOR)
         return await asyncio.to_thread(IdMap.of, pairs.first, pairs.second)
 
-    async def interactions(self, since: datetime, until: datetime | None = None) -> IdPairs:
+    async def interactions(
+        self, since: datetime, until: datetime | None = None, *, history: int
+    ) -> Interactions:
         """See CatalogReading."""
-        return await self._pairs(queries.interactions(since, until))
+        return _interactions(await self._columns(queries.interactions(since, until, history)))
 
-    async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
+    async def seen_posts(
+        self, since: datetime, until: datetime, *, history: int
+    ) -> tuple[CsrIndex, HistoryIndex]:
         """See CatalogReading."""
-        builder = CsrIndexBuilder()
-        rows = FixedRows(queries.interactions(since, until), lambda pairs: builder.add(*pairs))
-        await self._copy(rows, COUNTING_TIMEOUT_FACTOR)
-        return await asyncio.to_thread(builder.build)
+        seen, histories = CsrIndexBuilder(), HistoryBuilder(history)
+
+        def take(columns: Columns) -> None:
+            interactions = _interactions(columns)
+            seen.add(interactions.user_ids, interactions.post_ids)
+            histories.add(interactions)
+
+        await self._copy(
+            FixedRows(queries.interactions(since, until, history), take), COUNTING_TIMEOUT_FACTOR
+        )
+        return await asyncio.to_thread(lambda: (seen.build(), histories.build()))
 
     async def blocks(self) -> IdPairs:
         """See CatalogReading."""
@@ -190,3 +211,11 @@ class PostgresReading:
     async def _copy(self, rows: RowDecoder, timeout_factor: float = 1.0) -> None:
         """Executes a query, which may be silent for a multiple of the command timeout."""
         await copy_rows(self._connection, rows, timeout_factor * self._silence)
+
+
+def _interactions(columns: Columns) -> Interactions:
+    """Interactions from the columns of `queries.PAIRS` or `queries.EVENTS`."""
+    if len(columns) == len(queries.PAIRS.types):
+        return Interactions(*columns)
+    user_ids, post_ids, kinds, times = columns
+    return Interactions(user_ids, post_ids, kinds.astype(np.int8), times)

@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Protocol
 
 from animora_database.views import VIEWS, View
-from animora_server.catalog import CsrIndex, EmbeddingRecords, IdMap, IdPairs, PostRecords
+from animora_server.catalog import (
+    CsrIndex,
+    EmbeddingRecords,
+    HistoryIndex,
+    IdMap,
+    IdPairs,
+    Interactions,
+    PostRecords,
+)
 from animora_server.types import IntArray
 
 TakeEmbeddings = Callable[[EmbeddingRecords], None]
@@ -56,12 +64,30 @@ class CatalogReading(Protocol):
         """The number of interactions of each post before a moment."""
         ...
 
-    async def interactions(self, since: datetime, until: datetime | None = None) -> IdPairs:
-        """Users and posts of the interactions since a moment, and before `until` if given."""
+    async def interactions(
+        self, since: datetime, until: datetime | None = None, *, history: int
+    ) -> Interactions:
+        """The interactions since a moment, and before `until` if given.
+
+        Args:
+            since: The moment.
+            until: None for no end.
+            history: The length of the histories that are kept; with 0 neither kinds nor times are read.
+        """
         ...
 
-    async def seen_posts(self, since: datetime, until: datetime) -> CsrIndex:
-        """Posts by user from the interactions since a moment and before another. They need not fit memory."""
+    async def seen_posts(
+        self, since: datetime, until: datetime, *, history: int
+    ) -> tuple[CsrIndex, HistoryIndex]:
+        """Posts and the last events by user, from the interactions since a moment and before another.
+
+        The interactions need not fit memory.
+
+        Args:
+            since: The first moment.
+            until: The other moment.
+            history: The number of events of a user, at most; with 0 neither kinds nor times are read.
+        """
         ...
 
     async def blocks(self) -> IdPairs:

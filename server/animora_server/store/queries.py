@@ -8,6 +8,9 @@ from animora_server.types import IntArray
 
 POSTS = views.POSTS.select("id", "author_id", "created_at", "updated_at", "deleted_at")
 BLOCKS = views.BLOCKS.select("blocker_id", "blocked_id")
+# Interactions for seen posts alone, and for histories as well.
+PAIRS = views.INTERACTIONS.select("user_id", "post_id")
+EVENTS = views.INTERACTIONS.select("user_id", "post_id", "kind", "created_at")
 
 _INTERACTIONS = f"from animora.interactions where {views.INTERACTIONS.counts}"
 
@@ -50,9 +53,15 @@ def interaction_counts(until: datetime) -> ViewQuery:
     )
 
 
-def interactions(since: datetime, until: datetime | None = None) -> ViewQuery:
-    """Selects user and post of the interactions since a moment, and before `until` if given."""
-    query = views.INTERACTIONS.select("user_id", "post_id").where(f"created_at >= {_literal(since)}")
+def interactions(since: datetime, until: datetime | None, history: int) -> ViewQuery:
+    """Selects the interactions since a moment, and before `until` if given; see PAIRS and EVENTS.
+
+    Args:
+        since: The moment.
+        until: None for no end.
+        history: The length of the histories that are kept.
+    """
+    query = (EVENTS if history else PAIRS).where(f"created_at >= {_literal(since)}")
     return query if until is None else query.where(f"created_at < {_literal(until)}")
 
 

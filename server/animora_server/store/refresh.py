@@ -13,6 +13,7 @@ from animora_server.catalog import (
     Activity,
     Catalog,
     CatalogPosts,
+    Histories,
     InteractionBase,
     PostRecords,
     PostTableBuilder,
@@ -55,7 +56,7 @@ class Refresh:
     Args:
         reading: The reading.
         catalog: The previous catalog.
-        settings: The recount window and the seen window.
+        settings: The recount window, the seen window and the length of histories.
         began: `time.monotonic()` before the reading began.
         preference: The embedding widths that the models take.
 
@@ -203,7 +204,7 @@ class Refresh:
 
     async def _with_activity(self, posts: CatalogPosts, base: InteractionBase) -> Catalog:
         base = await self._extended_base(base)
-        recent = await self._reading.interactions(base.until)
+        recent = await self._reading.interactions(base.until, history=self._settings.history)
         activity = Activity(base, recent, await self._reading.blocks(), self._read_at, self._began_at)
         return await asyncio.to_thread(self._catalog.refreshed, posts, activity)
 
@@ -222,7 +223,7 @@ class Refresh:
         until = subtract_seconds(self._reading.now, self._settings.recount_window)
         if base.until >= subtract_seconds(until, self._settings.recount_window):
             return base
-        added = await self._reading.interactions(base.until, until)
+        added = await self._reading.interactions(base.until, until, history=self._settings.history)
         return await asyncio.to_thread(base.extended, until, added)
 
 
@@ -235,8 +236,8 @@ async def count_rows(reading: CatalogReading, settings: CatalogSettings) -> Inte
     until = subtract_seconds(reading.now, settings.recount_window)
     counts = await reading.interaction_counts(until)
     seen_since = subtract_seconds(reading.now, settings.seen_window_days * SECONDS_A_DAY)
-    seen = await reading.seen_posts(seen_since, until)
-    base = InteractionBase(until, counts, seen)
+    seen, histories = await reading.seen_posts(seen_since, until, history=settings.history)
+    base = InteractionBase(until, counts, seen, histories=Histories(settings.history, histories))
     return InteractionScan(base, await reading.left_out(), await reading.hidden())
 
 
