@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,6 +10,8 @@ from animora_server.catalog import (
     Catalog,
     CsrIndex,
     EmbeddingRecords,
+    Histories,
+    HistoryIndex,
     IdMap,
     IdPairs,
     InteractionBase,
@@ -50,7 +53,13 @@ def pairs(*values):
 
 
 def interactions(*values):
-    return Interactions(ids(*(user for user, _ in values)), ids(*(post for _, post in values)))
+    """Interactions from pairs of a user and a post: likes, a second apart."""
+    return Interactions(
+        ids(*(user for user, _ in values)),
+        ids(*(post for _, post in values)),
+        np.zeros(len(values), np.int8),
+        np.arange(len(values)) * 1_000_000,
+    )
 
 
 def activity(base, recent=(), blocks=(), read_at=1.0):
@@ -154,6 +163,7 @@ def test_a_refresh_without_changes_shares_everything_but_the_time(catalog):
     assert after.index is catalog.snapshot.index
     assert after.relations is catalog.snapshot.relations
     assert after.seen_recent is catalog.snapshot.seen_recent
+    assert after.histories.recent is catalog.snapshot.histories.recent
 
 
 def test_rows_with_embeddings_are_known(catalog):
@@ -168,6 +178,30 @@ def test_nbytes_includes_every_column(catalog):
     table = 4 * (1999 - 10 + 1)  # a place for each number from the smallest to the largest id
     assert bigger.snapshot.nbytes - catalog.snapshot.nbytes == 1000 * (6 * 8 + 1 + 2 * 8 + 2 * 8) + table
     assert bigger.nbytes > bigger.snapshot.nbytes
+
+
+def test_nbytes_includes_histories(empty):
+    base = replace(base_of(), histories=Histories(50))
+
+    catalog = empty.refreshed(empty.posts, activity(base, recent=[(1, post) for post in range(100)]))
+
+    kept = catalog.snapshot.histories.nbytes
+    assert kept - Histories(50).nbytes == 16 + 50 * 9
+    without = empty.refreshed(empty.posts, activity(base_of(), recent=[(1, post) for post in range(100)]))
+    assert catalog.snapshot.nbytes - without.snapshot.nbytes == 16 + 50 * 9
+
+
+def test_a_history_is_that_of_the_base_extended_and_recent(empty):
+    base = replace(
+        base_of(), histories=Histories(3, HistoryIndex.of(interactions((7, 1), (7, 2), (8, 1)), 3))
+    )
+    later = base.extended(MOMENT + timedelta(minutes=20), interactions((7, 3), (8, 1)))
+
+    catalog = empty.refreshed(empty.posts, activity(later, recent=[(7, 4), (8, 5)]))
+
+    assert catalog.snapshot.history_of(7).post_ids.tolist() == [2, 3, 4]
+    batch = catalog.snapshot.histories_of_each(ids(8, 9, 7))
+    assert [history.post_ids.tolist() for history in batch] == [[1, 5], [], [2, 3, 4]]
 
 
 def test_a_base_is_extended_by_later_interactions(empty):

@@ -24,17 +24,17 @@ def interactions(rows):
 
 
 def expected(rows, user, limit):
-    """The last distinct events (post, kind, unix seconds) of a user, oldest first."""
+    """The last distinct entries (post, kind, unix seconds) of a user, oldest first."""
     latest: dict[tuple[int, int], int] = {}
     for other, post, kind, time in rows:
         if other == user:
             latest[post, kind] = max(time, latest.get((post, kind), time))
-    events = sorted((time, post, kind) for (post, kind), time in latest.items())
-    kept = events[-limit:] if limit else []
+    entries = sorted((time, post, kind) for (post, kind), time in latest.items())
+    kept = entries[-limit:] if limit else []
     return [(post, kind, time // SECOND + POSTGRES_EPOCH) for time, post, kind in kept]
 
 
-def events(history):
+def entries(history):
     return list(zip(history.post_ids.tolist(), history.kinds.tolist(), history.times.tolist(), strict=True))
 
 
@@ -48,7 +48,7 @@ def assert_histories(histories, rows, limit):
     batch = histories.of_each(asked)
     assert len(batch) == len(asked)
     for position, user in enumerate(asked.tolist()):
-        assert events(batch[position]) == expected(rows, user, limit)
+        assert entries(batch[position]) == expected(rows, user, limit)
 
 
 @given(rows, limits)
@@ -61,7 +61,7 @@ def test_a_history_does_not_depend_on_the_order_of_rows(rows):
     history = Histories(3, HistoryIndex.of(interactions(rows), 3)).of_each(np.array([1]))[0]
 
     seconds = float(POSTGRES_EPOCH)
-    assert events(history) == [(5, 1, seconds), (6, 0, seconds), (6, 1, seconds)]
+    assert entries(history) == [(5, 1, seconds), (6, 0, seconds), (6, 1, seconds)]
 
 
 @given(rows, rows, st.lists(rows, max_size=3), limits)
@@ -142,4 +142,4 @@ def test_times_that_do_not_fit_are_clipped():
     index = HistoryIndex.of(interactions([(1, 5, 0, far_away), (1, 6, 0, long_ago)]), 2)
 
     history = Histories(2, index).of_each(np.array([1]))[0]
-    assert events(history) == [(6, 0, 0), (5, 0, 2**32 - 1)]
+    assert entries(history) == [(6, 0, 0), (5, 0, 2**32 - 1)]

@@ -7,8 +7,8 @@ from animora_server.catalog import CatalogSnapshot, History
 USERS = 20  # of the fixture `database`
 
 
-def events(history: History) -> list[tuple[int, int, float]]:
-    """Post id, kind and time of each event."""
+def entries(history: History) -> list[tuple[int, int, float]]:
+    """Post id, kind and time of each entry."""
     return list(zip(history.post_ids.tolist(), history.kinds.tolist(), history.times.tolist(), strict=True))
 
 
@@ -32,6 +32,6 @@ def content(snapshot: CatalogSnapshot) -> tuple[Any, ...]:
             )
         ),
         {user: snapshot.seen_posts(user).tolist() for user in users},
-        {user: events(snapshot.history_of(user)) for user in users},
+        {user: entries(snapshot.history_of(user)) for user in users},
         {user: snapshot.related_authors(user).tolist() for user in users},
     )

@@ -166,14 +166,14 @@ async def test_kinds_and_times_are_read_for_histories_alone(database, store):
     )
 
     async with store.reading() as reading:
-        events = await reading.interactions(NOW, history=5)
+        found = await reading.interactions(NOW, history=5)
         pairs = await reading.interactions(NOW, history=0)
         later = NOW + timedelta(seconds=1)
         _, histories = await reading.seen_posts(NOW, later, history=5)
         _, nothing = await reading.seen_posts(NOW, later, history=0)
 
-    assert sorted(events.kinds.tolist()) == [0, 1]
-    assert unix_seconds(events.times).tolist() == [NOW.timestamp()] * 2
+    assert sorted(found.kinds.tolist()) == [0, 1]
+    assert unix_seconds(found.times).tolist() == [NOW.timestamp()] * 2
     assert (len(pairs), len(pairs.kinds), len(pairs.times)) == (2, 0, 0)
     assert (histories.kinds.tolist(), len(nothing.kinds)) == ([0, 1], 0)
 

@@ -1,4 +1,4 @@
-"""The resident catalog: posts, interactions, seen posts and blocks, as immutable snapshots.
+"""The resident catalog: posts, interactions, seen posts, histories and blocks, as immutable snapshots.
 
 `CatalogPosts` assigns rows to posts, `PostTableBuilder` makes the next table from the rows of the database,
 and `Catalog` combines a table with interactions and blocks into the `CatalogSnapshot` of a serving state.

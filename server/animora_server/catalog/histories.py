@@ -7,21 +7,23 @@ import numpy as np
 import numpy.typing as npt
 
 from animora_database.copy_format import POSTGRES_EPOCH
-from animora_server.catalog.buckets import expand
+from animora_server.catalog.buckets import FACTOR, expand
 from animora_server.catalog.index import narrow_ids
 from animora_server.catalog.records import Interactions
 from animora_server.jit import IDS, IDS_OUT, NUMBER, SMALL, jit, tuple_of
 from animora_server.types import DoubleArray, IntArray, SmallArray
 
 USERS_PER_CALL = 256  # of _select_newest, which holds the interpreter lock: about a millisecond
+# Hashes of entries: an interaction whose hash no entry of the user has is in no entry, without a search.
+HASHES, HASH_SHIFT = 1 << 12, np.uint64(64 - 12)
 Seconds = npt.NDArray[np.uint32]  # whole unix seconds, until 2106
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Events, oldest first; events of equal time by post id, then by kind.
+    """Entries, oldest first; entries of equal time by post id, then by kind.
 
-    An event is the latest interaction of one kind with one post, so a post that was liked and commented on
+    An entry is the latest interaction of one kind with one post, so a post that was liked and commented on
     has two.
 
     Attributes:
@@ -43,33 +45,33 @@ class HistoryBatch:
     """The histories of u users, one after the other.
 
     Attributes:
-        offsets: int64 (u + 1), where the history of each user starts in `events`.
-        events: The events of all users.
+        offsets: int64 (u + 1), where the history of each user starts in `entries`.
+        entries: The entries of all users.
     """
 
     offsets: IntArray
-    events: History
+    entries: History
 
     def __len__(self) -> int:
         """The number of users."""
         return len(self.offsets) - 1
 
     def __getitem__(self, position: int) -> History:
-        """The history of the user at a position, empty for a user without events."""
+        """The history of the user at a position, empty for a user without entries."""
         span = slice(self.offsets.item(position), self.offsets.item(position + 1))
-        return History(self.events.post_ids[span], self.events.kinds[span], self.events.times[span])
+        return History(self.entries.post_ids[span], self.entries.kinds[span], self.entries.times[span])
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryIndex:
-    """The last events of each user within one span of time, in compressed sparse rows.
+    """The last entries of each user within one span of time, in compressed sparse rows.
 
-    An event takes 9 bytes if ids fit 32 bits, else 13. Whole seconds take half the bytes of exact times, and
-    the exact times are needed only to put events in order.
+    An entry takes 9 bytes if ids fit 32 bits, else 13. Whole seconds take half the bytes of exact times, and
+    the exact times are needed only to put entries in order.
 
     Attributes:
         user_ids: int64 (u), ascending and distinct.
-        offsets: int64 (u + 1), where the events of each user start.
+        offsets: int64 (u + 1), where the entries of each user start.
         post_ids: int32 or int64 (m), in the order of `History`.
         kinds: int8 (m).
         times: uint32 (m), whole unix seconds.
@@ -88,8 +90,8 @@ class HistoryIndex:
 
     @classmethod
     def of(cls, interactions: Interactions, limit: int) -> Self:
-        """The index of interactions, with at most `limit` events of each user, the newest; 0 keeps none."""
-        user_ids, offsets, newest = newest_events(interactions, limit)
+        """The index of interactions, with at most `limit` entries of each user, the newest; 0 keeps none."""
+        user_ids, offsets, newest = newest_entries(interactions, limit)
         return cls(
             user_ids,
             offsets,
@@ -99,7 +101,7 @@ class HistoryIndex:
         )
 
     def find(self, user_ids: IntArray) -> tuple[IntArray, IntArray]:
-        """Where the events of users int64 (k) start, and how many they are: int64 (k) each.
+        """Where the entries of users int64 (k) start, and how many they are: int64 (k) each.
 
         The index must not be empty.
         """
@@ -117,13 +119,13 @@ class HistoryIndex:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """The last events of each user. Every event of a span is newer than those of the spans before it.
+    """The last entries of each user. Every entry of a span is newer than those of the spans before it.
 
     Attributes:
-        limit: The number of events of a user, at most.
-        base: Events older than the recount window at the last reconcile.
-        later: Events between those of `base` and of `recent`.
-        recent: Events within the recount window.
+        limit: The number of entries of a user, at most.
+        base: Entries older than the recount window at the last reconcile.
+        later: Entries between those of `base` and of `recent`.
+        recent: Entries within the recount window.
     """
 
     limit: int = 0
@@ -144,7 +146,7 @@ class Histories:
         return replace(self, later=HistoryIndex(user_ids, offsets, narrow_ids(post_ids), kinds, times))
 
     def with_recent(self, recent: HistoryIndex) -> "Histories":
-        """These histories with other recent events."""
+        """These histories with other recent entries."""
         return replace(self, recent=recent)
 
     @property
@@ -153,12 +155,12 @@ class Histories:
         return self.base.nbytes + self.later.nbytes + self.recent.nbytes
 
 
-def newest_events(interactions: Interactions, limit: int) -> tuple[IntArray, IntArray, IntArray]:
-    """The newest events of each user, in the order of `History`.
+def newest_entries(interactions: Interactions, limit: int) -> tuple[IntArray, IntArray, IntArray]:
+    """The newest entries of each user, in the order of `History`.
 
     Returns:
-        User ids int64 (u), ascending; where the events of each user start, int64 (u + 1); and the positions
-        of the events among the interactions, int64 (m).
+        User ids int64 (u), ascending; where the entries of each user start, int64 (u + 1); and the positions
+        of the entries among the interactions, int64 (m).
     """
     if not limit or not len(interactions):
         return np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.int64)
@@ -178,7 +180,7 @@ def newest_events(interactions: Interactions, limit: int) -> tuple[IntArray, Int
 def _joined(
     spans: tuple[HistoryIndex, ...], user_ids: IntArray, limit: int
 ) -> tuple[IntArray, IntArray, SmallArray, Seconds]:
-    """The newest events of users int64 (u) in consecutive spans.
+    """The newest entries of users int64 (u) in consecutive spans.
 
     Returns:
         Offsets int64 (u + 1), post ids int64 (m), kinds int8 (m) and times uint32 (m).
@@ -189,7 +191,7 @@ def _joined(
     for _, _, sizes in found:
         offsets[1:] += sizes
     offsets = np.cumsum(offsets)
-    if len(found) == 1:  # with at most `limit` events of a user
+    if len(found) == 1:  # with at most `limit` entries of a user
         ((span, starts, sizes),) = found
         at = expand(starts, sizes)
         return offsets, span.post_ids[at].astype(np.int64), span.kinds[at], span.times[at]
@@ -200,7 +202,7 @@ def _joined(
         at, to = expand(starts, sizes), expand(begins, sizes)
         post_ids[to], kinds[to], times[to] = span.post_ids[at], span.kinds[at], span.times[at]
         begins = begins + sizes
-    # Their positions order the events, because the spans are consecutive.
+    # Their positions order the entries, because the spans are consecutive.
     offsets, newest = _newest(offsets, post_ids, kinds, np.arange(total), limit)
     return offsets, post_ids[newest], kinds[newest], times[newest]
 
@@ -208,10 +210,10 @@ def _joined(
 def _newest(
     offsets: IntArray, post_ids: IntArray, kinds: SmallArray, times: IntArray, limit: int
 ) -> tuple[IntArray, IntArray]:
-    """The newest events of each user, given the interactions (p) of u users, one user after the other.
+    """The newest entries of each user, given the interactions (p) of u users, one user after the other.
 
     Returns:
-        Offsets of the events int64 (u + 1), and their positions int64 (m).
+        Offsets of the entries int64 (u + 1), and their positions int64 (m).
     """
     sizes, newest = np.empty(len(offsets) - 1, np.int64), np.empty(len(post_ids), np.int64)
     end = 0
@@ -232,11 +234,12 @@ def _select_newest(
     newest: IntArray,
     sizes: IntArray,
 ) -> None:
-    """Writes the positions of the newest events of each user, oldest first, and the number of them.
+    """Writes the positions of the newest entries of each user, oldest first, and the number of them.
 
     The positions selected so far are kept in order, and each interaction is inserted at its place.
     """
     post_ids, kinds, times = interactions
+    users = np.full(HASHES, -1, np.int64)  # the last user with an entry of each hash
     first = 0  # of the user, in newest
     for user in range(len(sizes)):
         size = 0
@@ -251,19 +254,22 @@ def _select_newest(
                 ):
                     break
                 place -= 1
-            # The event that is left out: an interaction of the same kind with the same post, else the oldest.
+            # The entry that is left out: an interaction of the same kind with the same post, else the oldest.
             out = 0 if size == limit else -1
-            for number in range(size):
-                other = newest[first + number]
-                if post_ids[other] == post_ids[at] and kinds[other] == kinds[at]:
-                    out = number
-                    break
+            slot = (np.uint64(post_ids[at] + kinds[at]) * FACTOR) >> HASH_SHIFT
+            if users[slot] == user:
+                for number in range(size):
+                    other = newest[first + number]
+                    if post_ids[other] == post_ids[at] and kinds[other] == kinds[at]:
+                        out = number
+                        break
+            users[slot] = user
             if out < 0:
                 for number in range(size, place, -1):
                     newest[first + number] = newest[first + number - 1]
                 newest[first + place] = at
                 size += 1
-            elif out < place:  # else the event that would be left out is newer
+            elif out < place:  # else the entry that would be left out is newer
                 for number in range(out, place - 1):
                     newest[first + number] = newest[first + number + 1]
                 newest[first + place - 1] = at

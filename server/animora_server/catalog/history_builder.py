@@ -10,7 +10,7 @@ from animora_server.catalog.buckets import (
     concatenate,
     split_into_buckets,
 )
-from animora_server.catalog.histories import HistoryIndex, newest_events
+from animora_server.catalog.histories import HistoryIndex, newest_entries
 from animora_server.catalog.index import narrow_ids
 from animora_server.catalog.records import Interactions
 
@@ -18,14 +18,14 @@ MIN_UNSELECTED = 16_384  # for all buckets 18 MB, and few selections in small ca
 
 
 class HistoryBuilder:
-    """Collects interactions, in any order, and keeps the newest events of each user.
+    """Collects interactions, in any order, and keeps the newest entries of each user.
 
-    A bucket is reduced to its events when as many interactions as it has events were added. So memory grows
-    with the events and not with the interactions: at most 17 bytes for each event and each unselected
+    A bucket is reduced to its entries when as many interactions as it has entries were added. So memory grows
+    with the entries and not with the interactions: at most 17 bytes for each entry and each unselected
     interaction, or 25 if ids do not fit 32 bits.
 
     Args:
-        limit: The number of events of a user, at most; with 0 nothing is kept.
+        limit: The number of entries of a user, at most; with 0 nothing is kept.
         min_unselected: The number of unselected interactions below which a bucket is not reduced.
     """
 
@@ -45,7 +45,7 @@ class HistoryBuilder:
         for number, part in split_into_buckets(interactions.user_ids, columns):
             bucket = self._buckets[number]
             bucket.add(part)
-            if bucket.unselected >= max(self._min_unselected, bucket.events):
+            if bucket.unselected >= max(self._min_unselected, bucket.entries):
                 bucket.select(self._limit)
 
     def build(self) -> HistoryIndex:
@@ -57,9 +57,9 @@ class HistoryBuilder:
         layout = CsrLayout.of(
             [index.user_ids for index in indexes], [np.diff(index.offsets) for index in indexes]
         )
-        events = layout.offsets[-1]
-        post_ids = np.empty(events, np.result_type(*(index.post_ids.dtype for index in indexes)))
-        kinds, times = np.empty(events, np.int8), np.empty(events, np.uint32)
+        entries = layout.offsets[-1]
+        post_ids = np.empty(entries, np.result_type(*(index.post_ids.dtype for index in indexes)))
+        kinds, times = np.empty(entries, np.int8), np.empty(entries, np.uint32)
         for number, index in enumerate(indexes):
             at = layout.positions(number, index.offsets)
             post_ids[at], kinds[at], times[at] = index.post_ids, index.kinds, index.times
@@ -71,13 +71,13 @@ class _Bucket:
     """Interactions of some users.
 
     Attributes:
-        events: The number of events that the last selection found.
+        entries: The number of entries that the last selection found.
         unselected: The number of interactions added since.
     """
 
     def __init__(self) -> None:
         self._parts: list[Part] = []  # of user ids, post ids, kinds and times
-        self.events = self.unselected = 0
+        self.entries = self.unselected = 0
 
     def add(self, part: Part) -> None:
         """Adds interactions."""
@@ -85,10 +85,10 @@ class _Bucket:
         self.unselected += len(part[0])
 
     def select(self, limit: int) -> None:
-        """Drops interactions that are not among the newest events of their user."""
-        _, _, newest = newest_events(self.interactions(), limit)
+        """Drops interactions that are not among the newest entries of their user."""
+        _, _, newest = newest_entries(self.interactions(), limit)
         self._parts = [tuple(column[newest] for column in concatenate(self._parts))]
-        self.events, self.unselected = len(newest), 0
+        self.entries, self.unselected = len(newest), 0
 
     def interactions(self) -> Interactions:
         """All interactions that are kept."""

@@ -214,7 +214,7 @@ class PostgresReading:
 
 
 def _interactions(columns: Columns) -> Interactions:
-    """Interactions from the columns of `queries.PAIRS` or `queries.EVENTS`."""
+    """Interactions from the columns of `queries.PAIRS` or `queries.TIMED`."""
     if len(columns) == len(queries.PAIRS.types):
         return Interactions(*columns)
     user_ids, post_ids, kinds, times = columns

@@ -79,14 +79,14 @@ class CatalogReading(Protocol):
     async def seen_posts(
         self, since: datetime, until: datetime, *, history: int
     ) -> tuple[CsrIndex, HistoryIndex]:
-        """Posts and the last events by user, from the interactions since a moment and before another.
+        """Posts and the last entries by user, from the interactions since a moment and before another.
 
         The interactions need not fit memory.
 
         Args:
             since: The first moment.
             until: The other moment.
-            history: The number of events of a user, at most; with 0 neither kinds nor times are read.
+            history: The number of entries of a user, at most; with 0 neither kinds nor times are read.
         """
         ...
 

@@ -10,7 +10,7 @@ POSTS = views.POSTS.select("id", "author_id", "created_at", "updated_at", "delet
 BLOCKS = views.BLOCKS.select("blocker_id", "blocked_id")
 # Interactions for seen posts alone, and for histories as well.
 PAIRS = views.INTERACTIONS.select("user_id", "post_id")
-EVENTS = views.INTERACTIONS.select("user_id", "post_id", "kind", "created_at")
+TIMED = views.INTERACTIONS.select("user_id", "post_id", "kind", "created_at")
 
 _INTERACTIONS = f"from animora.interactions where {views.INTERACTIONS.counts}"
 
@@ -54,14 +54,14 @@ def interaction_counts(until: datetime) -> ViewQuery:
 
 
 def interactions(since: datetime, until: datetime | None, history: int) -> ViewQuery:
-    """Selects the interactions since a moment, and before `until` if given; see PAIRS and EVENTS.
+    """Selects the interactions since a moment, and before `until` if given; see PAIRS and TIMED.
 
     Args:
         since: The moment.
         until: None for no end.
         history: The length of the histories that are kept.
     """
-    query = (EVENTS if history else PAIRS).where(f"created_at >= {_literal(since)}")
+    query = (TIMED if history else PAIRS).where(f"created_at >= {_literal(since)}")
     return query if until is None else query.where(f"created_at < {_literal(until)}")
 
 
