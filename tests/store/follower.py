@@ -9,7 +9,7 @@ from animora_server.settings import CatalogSettings
 from animora_server.store.refresh import Refresh
 from tests.store.contents import content
 
-SETTINGS = CatalogSettings()
+SETTINGS = CatalogSettings(history=50)
 NO_IDS = np.empty(0, np.int64)
 
 

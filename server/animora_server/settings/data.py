@@ -66,7 +66,7 @@ class CatalogSettings(Section):
         description="days of interactions that exclude_seen and histories cover",
     )
     history: int = Field(
-        default=50,
+        default=0,  # no model reads them yet
         ge=0,
         le=1000,
         description="interactions kept of each user in order of time, the last ones within "
