@@ -66,9 +66,38 @@ def test_a_version_is_compared_with_all_baselines(run, folder, tmp_path):
     assert evaluated == f"hr@10={sampled['hr@10']:.4f} ndcg@10={sampled['ndcg@10']:.4f}"
 
 
+def latest_line_of(file):
+    means = json.loads(file.read_text())["recommenders"]["NeuCF"]
+    sampled, full = means["sampled"], means["full"]
+    return f"hr@10={sampled['hr@10']:.4f} ndcg@10={sampled['ndcg@10']:.4f} full_ndcg@10={full['ndcg@10']:.4f}"
+
+
+@pytest.mark.parametrize("placeholder", [False, True])
+def test_each_users_latest_interaction_is_found_among_sampled_and_among_all_posts(
+    run, folder, tmp_path, placeholder
+):
+    if placeholder:
+        train = folder / "feed.train.rating"
+        train.write_text(re.sub(r"\d+$", "0", train.read_text(), flags=re.MULTILINE))
+    run("import", "ncf", folder)
+    run("fit", "--activate", *QUICK)
+    file = tmp_path / "all.json"
+    few = ("--attempts", 1, "--json", file, "--protocol", "latest")
+    of_folder = run("compare", "--ncf", folder, *few).stdout
+    assert "test pairs of feed" in of_folder
+    assert of_folder.splitlines()[-1] == latest_line_of(file)
+    of_database = run("compare", *few).stdout
+    assert "latest interactions: " in of_database
+    assert of_database.splitlines()[-1] == latest_line_of(file)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (
+            ("compare", "--protocol", "latest", "--split", "time"),
+            "--split: --protocol defines a split already",
+        ),
         (("compare", "--ncf", "somewhere", "--split", "time"), "--split: --ncf defines a split already"),
         (
             ("compare", "--split", "cold-posts", "--plot", "plot.png"),

@@ -23,6 +23,7 @@ from animora_training.evaluation.cold_posts import (
 from animora_training.evaluation.comparison import NEUCF, Comparison, Tuning, compare
 from animora_training.evaluation.evaluation_split import (
     EvaluationSplit,
+    latest_split,
     leave_one_out_split,
     ncf_split,
     time_ordered_split,
@@ -110,6 +111,17 @@ def evaluate_on_split(setup: Setup, kind: SplitKind) -> ComparisonOutcome:
     neucf = _refit_recipe(setup, split.training, split.events)
     cold = evaluate_cold_posts(dataset, newer, {NEUCF: neucf}) if len(newer.relevant) else None
     return ComparisonOutcome(_compare(setup, split, neucf), cold)
+
+
+def evaluate_on_latest(setup: Setup) -> ComparisonOutcome:
+    """Refits the version's recipe without each user's latest interaction, which is then to be found.
+
+    Raises:
+        NothingToLearn: Nothing can be held out, or too little is left to train on.
+        InvalidInput: The version's recipe cannot be refitted.
+    """
+    split = latest_split(setup.dataset, setup.tuning.seed)
+    return ComparisonOutcome(_compare(setup, split, _refit_recipe(setup, split.training, split.events)))
 
 
 def _compare(setup: Setup, split: EvaluationSplit, neucf: AsServed) -> Comparison:

@@ -11,6 +11,7 @@ from animora_training.commands.options import (
     PLOT_SUFFIXES,
     DatabasePasswordFile,
     DatabaseUrl,
+    Protocol,
     SplitKind,
     Store,
 )
@@ -88,6 +89,15 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
             "user's latest interaction, and evaluate it on the rest."
         ),
     ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            help="Instead of --split. `latest` is order-aware: each user's latest interaction, or with --ncf "
+            "the folder's test pair, is ranked among 99 sampled posts, or the folder's negatives, and among "
+            "all posts less the user's training posts, whenever they were created. The last line is "
+            "hr@10=… ndcg@10=… full_ndcg@10=…."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help=f"Write a plot to this file: {' or '.join(PLOT_SUFFIXES)}.")
     ] = None,
@@ -110,6 +120,8 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     """Compare NeuCF with popularity, the heuristic, EASE, iALS and MF on pairs that none was trained on."""
     if ncf is not None and split is not None:
         raise fail("--split: --ncf defines a split already; use one of the two options", EXIT_USAGE)
+    if protocol is not None and split is not None:
+        raise fail("--split: --protocol defines a split already; use one of the two options", EXIT_USAGE)
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise fail(f"--plot: must end in {' or '.join(PLOT_SUFFIXES)}, not {plot.name!r}", EXIT_USAGE)
     if plot is not None and split == SplitKind.COLD_POSTS:
@@ -117,11 +129,13 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     from animora_training.commands.comparisons import (
         Setup,
         evaluate_on_folder,
+        evaluate_on_latest,
         evaluate_on_split,
         print_outcome,
         write_outcome,
     )
     from animora_training.commands.inputs import read_database, read_version
+    from animora_training.commands.tables import latest_line
     from animora_training.data.database import Database
     from animora_training.evaluation.comparison import Tuning
     from animora_training.evaluation.recipes import RECIPES
@@ -134,6 +148,8 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
             setup = Setup(artifact, read_database(database, show), tuning, show)
             if ncf is not None:
                 outcome = evaluate_on_folder(setup, ncf)
+            elif protocol is not None:
+                outcome = evaluate_on_latest(setup)
             else:
                 outcome = evaluate_on_split(setup, split or SplitKind.LEAVE_ONE_OUT)
         write_outcome(outcome, plot, json_file)
@@ -141,3 +157,5 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
     for file in (plot, json_file):
         if file is not None:
             output().print(f"wrote {file}")
+    if protocol is not None and outcome.comparison is not None:
+        output().print(latest_line(outcome.comparison), highlight=False)

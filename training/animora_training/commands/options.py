@@ -55,6 +55,12 @@ Force = Annotated[
 PLOT_SUFFIXES = (".png", ".svg")
 
 
+class Protocol(StrEnum):
+    """Evaluation protocol of `compare`."""
+
+    LATEST = "latest"
+
+
 class SplitKind(StrEnum):
     """Split of the database's interactions for `compare`."""
 

@@ -86,6 +86,16 @@ def remarks(comparison: Comparison) -> Iterator[str]:
     yield _calibration(comparison.likes)
 
 
+def latest_line(comparison: Comparison) -> str:
+    """NeuCF's metrics of the protocol `latest`: among sampled posts, and among all posts."""
+    means = comparison.results[0].means()
+    sampled, full = means["sampled"], means["full"]
+    return (
+        f"hr@{TOP}={sampled[f'hr@{TOP}']:.4f} ndcg@{TOP}={sampled[f'ndcg@{TOP}']:.4f} "
+        f"full_ndcg@{TOP}={full[f'ndcg@{TOP}']:.4f}"
+    )
+
+
 def cold_table(report: ColdReport) -> Table:
     """Table of metrics on cold posts."""
     title = (

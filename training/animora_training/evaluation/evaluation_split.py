@@ -1,6 +1,6 @@
 """Evaluation splits: training data, and the test pairs to rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,15 @@ from animora_training.data.dataset import (
     Rows,
     collect,
 )
-from animora_training.data.split import HeldOut, leave_one_out, moment_at, time_split
+from animora_training.data.split import (
+    HeldOut,
+    Split,
+    hold_out_pairs,
+    latest_pairs,
+    leave_one_out,
+    moment_at,
+    time_split,
+)
 from animora_training.errors import NothingToLearn
 from animora_training.evaluation.measures import SAMPLED
 from animora_training.evaluation.network_ranking import FEWEST_NEGATIVES
@@ -90,13 +98,30 @@ def leave_one_out_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -
         NothingToLearn: No user has two pairs, or there are too few posts.
     """
     split = leave_one_out(dataset, negatives, np.random.default_rng(seed))
-    training, users = split.training, len(split.held_out.users)
-    _require(users, "no user has interacted with two posts: import more likes and comments")
-    held_out = _well_beside(split.held_out, negatives)
+    known, held_out = _known(dataset, split), _well_beside(split.held_out, negatives)
     relevant = Rows(held_out.users, held_out.candidates[:, 0], held_out.times)
-    task = task_by_pair(dataset, training, relevant)
-    events = collect(split.remaining_events(dataset).chunks(), len(dataset.user_ids))
-    return _split("leave-one-out", (training, events), task, held_out, users)
+    task = task_by_pair(dataset, known.pairs, relevant)
+    return _split("leave-one-out", (known.pairs, known.events), task, held_out, len(split.held_out.users))
+
+
+def latest_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -> EvaluationSplit:
+    """Holds out each user's latest pair, and ranks it as `ncf_split` ranks a test pair.
+
+    So the training pairs of a user come before the held-out one, in the order of their times; pairs of one
+    time are in a random order. Negatives are drawn from all live posts without a pair of the user, whenever
+    they were created. Pairs with too few negatives are dropped.
+
+    Raises:
+        NothingToLearn: No user has two pairs, or there are too few posts.
+    """
+    rng = np.random.default_rng(seed)
+    split = hold_out_pairs(dataset, latest_pairs(dataset, rng), 0, rng)
+    known, latest = _known(dataset, split), split.held_out
+    drawn = draw_negatives(dataset, latest.users, np.full(len(latest.users), np.inf), negatives, rng)
+    candidates = np.concatenate((latest.candidates, drawn), axis=1)
+    held_out = _well_beside(HeldOut(latest.users, candidates, latest.times), negatives)
+    found = ncf_split("latest interactions", known, held_out)
+    return replace(found, dropped=len(latest.users) - len(held_out.users))
 
 
 def time_ordered_split(
@@ -147,6 +172,19 @@ def moment_of(dataset: Dataset, share: float) -> float:
         "time split has no before and after: evaluate by leave-one-out, or import data with real times",
     )
     return moment
+
+
+def _known(dataset: Dataset, split: Split) -> Dataset:
+    """The data set without the held-out pairs and their events.
+
+    Raises:
+        NothingToLearn: No pair is held out.
+    """
+    _require(
+        len(split.held_out.users), "no user has interacted with two posts: import more likes and comments"
+    )
+    events = collect(split.remaining_events(dataset).chunks(), len(dataset.user_ids))
+    return replace(dataset, pairs=split.training, events=events)
 
 
 def _well_beside(held_out: HeldOut, negatives: int) -> HeldOut:
