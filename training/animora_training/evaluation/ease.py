@@ -1,5 +1,7 @@
 """EASE (Steck, WWW 2019): a linear item-item model in closed form."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
@@ -35,6 +37,16 @@ class Ease:
     def catalog(self, users: IntArray) -> FloatArray:
         """See Recommender."""
         scores: FloatArray = self._histories[users] @ self._weights
+        return scores
+
+    def scores(self, histories: Sequence[IntArray]) -> FloatArray:
+        """Scores float32 (m, p) for histories of any users, posts int64 (n) each."""
+        offsets = np.concatenate(([0], np.cumsum([len(posts) for posts in histories])))
+        posts = np.concatenate([np.zeros(0, np.int64), *histories])
+        liked = csr_matrix(
+            (np.ones(len(posts), np.float32), posts, offsets), (len(histories), len(self._weights))
+        )
+        scores: FloatArray = liked @ self._weights
         return scores
 
 
