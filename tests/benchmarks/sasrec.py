@@ -81,7 +81,9 @@ def train(task: NcfTask, folder: Path, seed: int, epochs: int) -> tuple[OrderedR
     )
     command = [str(word) for word in (RECBOLE.absolute(), "-W", "ignore", SCRIPT, folder)]
     command += ["--threads", str(THREADS), "--seed", str(seed), "--epochs", str(epochs)]
-    done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(THREADS)})
+    # A thread that waits sleeps, so that a busy machine's other processes get its core.
+    threads = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, check=False, env={**os.environ, **threads})
     if done.returncode:
         raise RuntimeError("RecBole has failed; its output above says why")
     split = ncf_split(NAME, task.dataset, task.held_out)
