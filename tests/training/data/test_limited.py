@@ -54,6 +54,7 @@ from generate_series(0::bigint, {self.pairs + self.again - 1}) i;
 """
 
 
+@pytest.mark.timeout(2_800)  # four minutes on idle cores
 @pytest.mark.parametrize(
     "size",
     [
@@ -75,7 +76,7 @@ async def test_a_model_is_fitted_on_data_larger_than_memory(size, postgres_url, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,  # else the interpreter waits for the thread
+        timeout=2_700,  # else the interpreter waits for the thread
     )
     assert ended.returncode == 0, ended.stderr
     done = json.loads(ended.stdout)
