@@ -224,7 +224,7 @@ bench-accuracy-ordered: $(INSTALLED) ## Train on DATA=DIR (NCF format, with time
 	$(BIN)/python -m tests.benchmarks.accuracy_ordered "$(DATA)" --seeds $(SEEDS) $(if $(SHUFFLED),--shuffled)
 
 .PHONY: bench-sasrec
-bench-sasrec: $(INSTALLED) $(RECBOLE)/.installed ## Train RecBole's SASRec on DATA=DIR beforehand, for hours; goes on where it was stopped
+bench-sasrec: $(INSTALLED) $(RECBOLE)/.installed ## Train RecBole's SASRec on DATA=DIR beforehand, for hours; resumes where it was stopped
 	@test -n "$(DATA)" || { echo "say which data: make bench-sasrec DATA=DIR (a folder in the NCF format)"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.sasrec "$(DATA)" --folder $(SASREC)
 

@@ -96,9 +96,15 @@ async def run(data: Path, seeds: int, shuffled: bool, recipe: Sequence[str], out
             out.print(f"{pairs:,} pairs, each among {among:.1f} items on average, and among {posts:,}")
             bench = Bench(complete, task, postgres.url, folder, out)
             served = [await run_seed(bench, seed, recipe) for seed in range(seeds)]
-            beside = await others(bench, COMPARISON)
+            beside, problem = dict[str, OrderedQuality](), ""
+            try:
+                beside = await others(bench, COMPARISON)
+            except RuntimeError as error:  # the fits took longer than what has failed
+                problem = f"no baselines: {error}"
     out.print(f"{' '.join(recipe)}; {(time.monotonic() - began) / 60:.0f} minutes in all")
     report(served, beside, out)
+    if problem:
+        raise RuntimeError(problem)
 
 
 if __name__ == "__main__":

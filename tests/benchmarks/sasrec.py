@@ -1,8 +1,9 @@
 """`make bench-sasrec DATA=DIR`: RecBole's SASRec, trained beforehand for `make bench-accuracy-ordered`.
 
-Training takes hours on two cores, and is repeated only for other data. It goes on where it was stopped, and
-prints a line an epoch. At the end the held-out items are ranked as the benchmark
-ranks them, and the metrics go to docs/benchmarks/sasrec.json, with the settings and a digest of the data.
+Training takes hours on two cores, prints a line an epoch, and resumes where it was stopped. At the end the
+held-out items are ranked as the benchmark ranks them, and the metrics go to docs/benchmarks/sasrec.json, with
+the settings and a digest of the data. Each user's last training item is held out for early stopping and not
+trained on; NeuCF is refitted on all of them.
 """
 
 import argparse
@@ -56,11 +57,11 @@ def digest(task: NcfTask) -> str:
 
 
 def train(task: NcfTask, folder: Path, seed: int, epochs: int) -> tuple[OrderedRows, dict[str, Any]]:
-    """Trains, or goes on training, in RecBole's environment; returns the metrics and the settings.
+    """Trains, or resumes, in RecBole's environment; returns the metrics and the settings.
 
     Args:
         task: The data set.
-        folder: Keeps the state of the training.
+        folder: Keeps the states of trainings, each in a folder named by the data and the seed.
         seed: Seed of the training.
         epochs: Most epochs.
 
@@ -69,6 +70,7 @@ def train(task: NcfTask, folder: Path, seed: int, epochs: int) -> tuple[OrderedR
     """
     if not RECBOLE.exists():
         raise RuntimeError(f"{RECBOLE} is not there: `make bench-sasrec` makes RecBole's environment")
+    folder = folder / f"{digest(task)[:16]}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     users, items = ordered_pairs(task)
     wanted = np.unique(task.held_out.users)
@@ -98,7 +100,7 @@ def recorded(task: NcfTask, result: Path = RESULT) -> tuple[OrderedQuality | Non
         return None, f"{NAME} is left out: `make bench-sasrec` has not written {result}"
     content = json.loads(result.read_text())
     if content["data"] != digest(task):
-        return None, f"{NAME} is left out: {result} is of other data; `make bench-sasrec` trains it"
+        return None, f"{NAME} is left out: {result} is of other data, or of times that were not shuffled"
     settings = content["settings"]
     trained = f"seed {settings['seed']}, best of {settings['epochs']} epochs"
     return OrderedQuality(**content["quality"]), f"{NAME} was trained beforehand: {trained} ({result})"

@@ -124,7 +124,7 @@ async def ranks_through_server(
 
 
 def requests_at_once(candidates: int) -> int:
-    """Number of requests of a call, with so many candidates each."""
+    """Number of requests of a call, with some number of candidates each."""
     return max(1, min(USERS_AT_ONCE, CANDIDATES_AT_ONCE // candidates))
 
 

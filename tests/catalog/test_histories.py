@@ -44,10 +44,10 @@ def users_of(rows):
 
 def assert_histories(histories, rows, limit):
     """The histories are those of the rows, for each user alone and for all in one batch."""
-    asked = users_of(rows)
-    batch = histories.of_each(asked)
-    assert len(batch) == len(asked)
-    for position, user in enumerate(asked.tolist()):
+    wanted = users_of(rows)
+    batch = histories.of_each(wanted)
+    assert len(batch) == len(wanted)
+    for position, user in enumerate(wanted.tolist()):
         assert entries(batch[position]) == expected(rows, user, limit)
 
 

@@ -107,7 +107,6 @@ def many_users(users: int, posts: int) -> TrainingSet:
         vocabulary=Vocabulary(np.arange(users), np.arange(posts)),
         offsets=torch.arange(-1, users + 1).clamp(min=0),
         posts=(1 + torch.arange(users) % posts).int(),
-        times=torch.zeros(users, dtype=torch.float64),
         negatives=torch.arange(1, posts + 1),
         counts=torch.full((posts + 1,), users // posts),
         image=nothing,

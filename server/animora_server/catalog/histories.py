@@ -13,7 +13,8 @@ from animora_server.catalog.records import Interactions
 from animora_server.jit import IDS, IDS_OUT, NUMBER, SMALL, jit, tuple_of
 from animora_server.types import DoubleArray, IntArray, SmallArray
 
-USERS_PER_CALL = 256  # of _select_newest, which holds the interpreter lock: about a millisecond
+# Of _select_newest, which holds the interpreter lock: about a millisecond with 50 entries a user.
+USERS_PER_CALL = 256
 # Hashes of entries: an interaction whose hash no entry of the user has is in no entry, without a search.
 HASHES, HASH_SHIFT = 1 << 12, np.uint64(64 - 12)
 Seconds = npt.NDArray[np.uint32]  # whole unix seconds, until 2106

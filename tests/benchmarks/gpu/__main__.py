@@ -55,7 +55,7 @@ def write(result: Path, device: str, torch_version: str, measured: Mapping[str, 
 
 
 def main() -> None:
-    """Measures, prints the table, and on a GPU writes the JSON."""
+    """Measures, prints the table, and writes the JSON of a whole run on a GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="reduced sizes, as on a CPU; no JSON")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all parts")
@@ -75,7 +75,7 @@ def main() -> None:
     say(f"{device}, PyTorch {torch.__version__}, {sizes}, at most {chosen.seconds:.0f} s")
     measured = measure(chosen.seconds, small, chosen.part or names)
     say(table(figures(small), measured, f"{device}, small" if small else device))
-    if is_gpu and not small:
+    if is_gpu and not small and chosen.part is None and chosen.seconds >= SECONDS:
         write(chosen.result, device, torch.__version__, measured)
 
 

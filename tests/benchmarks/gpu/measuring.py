@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of a part.
+    """Options of a part.
 
     Attributes:
         device: Where it computes.

@@ -78,16 +78,21 @@ def run(part: Part, seconds: float, small: bool, say: Callable[[str], object]) -
     for timer in timers:
         timer.daemon = True
         timer.start()
-    with process:
-        for line in process.stdout:
-            if line.startswith(PREFIX):
-                figure = json.loads(line.removeprefix(PREFIX))
-                measured[figure["name"]] = figure["value"]
-            elif line.strip():
-                say(f"  {line.rstrip()}")
-    cut = not timers[0].is_alive()
-    for timer in timers:
-        timer.cancel()
+    try:
+        with process:
+            for line in process.stdout:
+                if line.startswith(PREFIX):
+                    figure = json.loads(line.removeprefix(PREFIX))
+                    measured[figure["name"]] = figure["value"]
+                elif line.strip():
+                    say(f"  {line.rstrip()}")
+    except KeyboardInterrupt:  # a part in a session of its own does not get the terminal's
+        _signal(process, signal.SIGKILL)
+        raise
+    finally:
+        cut = not timers[0].is_alive()
+        for timer in timers:
+            timer.cancel()
     if cut:
         say(f"{part.name}: cut after {seconds:.0f} s; what it had not measured is left out")
     elif process.returncode:

@@ -37,7 +37,8 @@ def main(options: Options) -> None:
         for names in (("tests",), ("failures", "errors"), ("skipped",))
     )
     report(TESTS_PASSED, total - failed - skipped)
-    report(TESTS_FAILED, failed)
+    if total:
+        report(TESTS_FAILED, failed)
 
 
 if __name__ == "__main__":

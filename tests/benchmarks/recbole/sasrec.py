@@ -10,7 +10,7 @@ as SASRec's own code does (Kang and McAuley, ICDM 2018); histories that are long
 at other places in each epoch.
 
 FOLDER/last.pth is the state after each epoch and FOLDER/best.pth the best one; started again, the script
-goes on from there. At the end it writes FOLDER/scores.npy, float32 (m, p), by the best epoch's network from
+resumes there. At the end it writes FOLDER/scores.npy, float32 (m, p), by the best epoch's network from
 each user's last training pairs, and FOLDER/settings.json.
 """
 
@@ -177,7 +177,7 @@ def fit(trainer: Trainer, histories: list[np.ndarray], options: argparse.Namespa
 
 
 def main(folder: Path, options: argparse.Namespace) -> None:
-    """Trains, or goes on training, and scores."""
+    """Trains, or resumes, and scores."""
     os.chdir(folder)
     # Checkpoints hold RecBole's configuration, which PyTorch reads only from files that it is told to trust.
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"

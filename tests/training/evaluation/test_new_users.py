@@ -98,5 +98,5 @@ def test_ease_scores_a_history_as_the_sum_of_its_posts_weights(data):
 
 
 def test_without_users_with_enough_pairs_nothing_is_measured():
-    with pytest.raises(NothingToLearn, match="is nobody"):
+    with pytest.raises(NothingToLearn, match="too few users"):
         hold_out_users(dataset([(10, 100, 1.0), (20, 200, 2.0)]), np.random.default_rng(0))

@@ -23,7 +23,7 @@ CONFIG = SequenceConfig(
 
 
 def ordered_set(histories: list[list[int]], posts: int) -> TrainingSet:
-    """Users with the post rows of their events, an hour apart; posts have images of width 3."""
+    """Users with the post rows of their events; posts have images of width 3."""
     lengths = np.array([0, *map(len, histories)])
     rows = torch.tensor([row for history in histories for row in history], dtype=torch.int32)
     generator = torch.Generator().manual_seed(2)
@@ -33,12 +33,16 @@ def ordered_set(histories: list[list[int]], posts: int) -> TrainingSet:
         vocabulary=Vocabulary(np.arange(len(histories)), np.arange(posts)),
         offsets=torch.from_numpy(np.concatenate(([0], lengths.cumsum()))),
         posts=rows,
-        times=torch.cat([HOUR * torch.arange(length, dtype=torch.float64) for length in lengths]),
         negatives=torch.arange(1, posts + 1),
         counts=torch.bincount(rows.long(), minlength=posts + 1),
         image=image,
         caption=torch.zeros(posts + 1, 0, dtype=torch.float16),
     )
+
+
+def hourly(data: TrainingSet) -> torch.Tensor:
+    """Times of the events of a training set: a user's are an hour apart."""
+    return torch.cat([HOUR * torch.arange(count, dtype=torch.float64) for count in data.offsets.diff()])
 
 
 def shape_of(data: TrainingSet) -> NetworkShape:

@@ -6,7 +6,7 @@ import torch
 
 from animora_training.modeling.process_group import SINGLE_PROCESS, ProcessGroup
 from animora_training.modeling.sequence_sampling import SequenceSampler, Windows
-from tests.training.modeling.sequences import CONFIG, HOUR, ordered_set, random_histories
+from tests.training.modeling.sequences import CONFIG, HOUR, hourly, ordered_set, random_histories
 
 HISTORIES = random_histories(users=12, posts=30, longest=15)
 DATA = ordered_set(HISTORIES, posts=30)
@@ -15,7 +15,7 @@ LENGTH = CONFIG.length
 
 def samples(epoch=0, config=CONFIG, group=SINGLE_PROCESS):
     """The windows and the sample of each step of an epoch."""
-    sampler = SequenceSampler(DATA, config, group)
+    sampler = SequenceSampler(DATA, hourly(DATA), config, group)
     windows = sampler.windows(epoch)
     for start in range(0, len(windows.users), config.windows_per_step):
         some = slice(start, start + config.windows_per_step)
@@ -43,7 +43,7 @@ def test_every_event_but_the_first_is_predicted_once_from_those_before_it(epoch)
 
 
 def test_windows_begin_elsewhere_in_another_epoch():
-    sampler = SequenceSampler(DATA, CONFIG, SINGLE_PROCESS)
+    sampler = SequenceSampler(DATA, hourly(DATA), CONFIG, SINGLE_PROCESS)
     first, second = (
         set(zip(each.users.tolist(), each.starts.tolist(), strict=True))
         for each in (sampler.windows(0), sampler.windows(1))
@@ -74,5 +74,5 @@ def test_negatives_are_live_posts_and_at_most_as_many_as_configured():
 
 def test_users_with_a_single_event_have_no_window():
     data = ordered_set([[3], [], [1, 2]], posts=3)
-    windows = SequenceSampler(data, CONFIG, ProcessGroup()).windows(0)
+    windows = SequenceSampler(data, hourly(data), CONFIG, SINGLE_PROCESS).windows(0)
     assert windows.users.tolist() == [3]

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from animora_training.errors import NotFinite
-from animora_training.modeling.process_group import ProcessGroup
+from animora_training.modeling.process_group import SINGLE_PROCESS
 from animora_training.modeling.sequence_model import new_sequence_model
 from animora_training.modeling.sequence_trainer import SequenceTrainer
 from tests.training.modeling.sequences import (
     CONFIG,
     HOUR,
+    hourly,
     ordered_set,
     random_histories,
     shape_of,
@@ -24,7 +25,9 @@ PLAIN = replace(CONFIG, dropout=0.0, drop_rate=0.0, drop_scale=0.0)
 
 
 def trainer(data=DATA, config=CONFIG):
-    return SequenceTrainer(data, config, new_sequence_model(shape_of(data), config), ProcessGroup())
+    return SequenceTrainer(
+        data, hourly(data), config, new_sequence_model(shape_of(data), config), SINGLE_PROCESS
+    )
 
 
 @torch.no_grad()

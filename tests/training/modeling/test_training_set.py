@@ -7,7 +7,7 @@ import torch
 
 from animora_training.data.split import leave_one_out
 from animora_training.errors import NotFinite, NothingToLearn
-from animora_training.modeling.training_set import training_set
+from animora_training.modeling.training_set import times_of, training_set
 from tests.support.datasets import as_dataset, dataset, tiny_feed
 
 
@@ -18,7 +18,7 @@ def tiny():
 
 def same(first, second):
     """Whether two training sets are equal."""
-    names = ("offsets", "posts", "times", "negatives", "counts", "image", "caption")
+    names = ("offsets", "posts", "negatives", "counts", "image", "caption")
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
@@ -30,7 +30,7 @@ def test_users_and_posts_have_rows_by_ascending_id_and_histories_are_their_posts
     assert rows.users == 3
     assert rows.offsets.tolist() == [0, 0, 1, 4]
     assert rows.posts.tolist() == [2, 3, 1, 2]
-    assert rows.times.tolist() == [2.0, 1.0, 3.0, 4.0]
+    assert times_of(data.pairs).tolist() == [2.0, 1.0, 3.0, 4.0]
     assert rows.posts.dtype == torch.int32
     assert rows.counts.tolist() == [0, 1, 2, 1]
     assert rows.negatives.tolist() == [1, 2]

@@ -11,7 +11,7 @@ from animora_training.commands.options import (
     PLOT_SUFFIXES,
     DatabasePasswordFile,
     DatabaseUrl,
-    Protocol,
+    EvaluationProtocol,
     SplitKind,
     Store,
 )
@@ -90,7 +90,7 @@ def compare(  # noqa: PLR0913, PLR0917  # each one is an option of the command l
         ),
     ] = None,
     protocol: Annotated[
-        Protocol | None,
+        EvaluationProtocol | None,
         typer.Option(
             help="Instead of --split. `latest` is order-aware: each user's latest interaction, or with --ncf "
             "the folder's test pair, is ranked among 99 sampled posts, or the folder's negatives, and among "

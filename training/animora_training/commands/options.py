@@ -55,7 +55,7 @@ Force = Annotated[
 PLOT_SUFFIXES = (".png", ".svg")
 
 
-class Protocol(StrEnum):
+class EvaluationProtocol(StrEnum):
     """Evaluation protocol of `compare`."""
 
     LATEST = "latest"

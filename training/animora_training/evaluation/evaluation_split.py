@@ -107,9 +107,9 @@ def leave_one_out_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -
 def latest_split(dataset: Dataset, seed: int, negatives: int = SAMPLED) -> EvaluationSplit:
     """Holds out each user's latest pair, and ranks it as `ncf_split` ranks a test pair.
 
-    So the training pairs of a user come before the held-out one, in the order of their times; pairs of one
-    time are in a random order. Negatives are drawn from all live posts without a pair of the user, whenever
-    they were created. Pairs with too few negatives are dropped.
+    So the training pairs of a user come before the held-out one, but for those with deleted or blocked posts;
+    of pairs of one time a random one is the latest. Negatives are drawn from all live posts without a pair of
+    the user, whenever they were created. Pairs with too few negatives are dropped.
 
     Raises:
         NothingToLearn: No user has two pairs, or there are too few posts.

@@ -1,4 +1,4 @@
-"""Evaluation on new users: users whom training has never seen, ranked for after their first interactions."""
+"""Evaluation on new users: rankings for users without training data, after their first interactions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ NewUserMeasures = dict[str, dict[int, DoubleArray]]
 
 
 class ScoresHistories(Protocol):
-    """Scores posts from the posts of a history alone, whoever has it."""
+    """Scores posts from the posts of a history alone, whichever user has it."""
 
     def scores(self, histories: Sequence[IntArray]) -> Scores:
         """Floating (m, p): scores of all posts for each history, int64 (n) with the oldest post first."""
@@ -92,7 +92,7 @@ class _ByHistory:
 def hold_out_users(dataset: Dataset, rng: np.random.Generator, share: float = SHARE) -> NewUserSplit:
     """Holds out a random share of the users whole, of those with more pairs than the largest of AFTER.
 
-    All numbers of interactions are so measured on the same users. Pairs of one time are in a random order.
+    So all numbers of interactions are measured on the same users. Pairs of one time are in a random order.
 
     Raises:
         NothingToLearn: There are no such users, or no others.
@@ -106,7 +106,7 @@ def hold_out_users(dataset: Dataset, rng: np.random.Generator, share: float = SH
     long_enough = users[order[places == most - 1]]
     count = round(share * len(long_enough))
     if not 0 < count < len(dataset.user_ids):
-        raise NothingToLearn(f"a share of {share:g} of the users with {most} likes or comments is nobody")
+        raise NothingToLearn(f"too few users have {most} likes or comments on posts that are shown to them")
     new = np.sort(rng.choice(long_enough, count, replace=False))
     chosen = np.isin(users[order], new) & (places < most)
     return NewUserSplit(dataset, new, order[chosen].reshape(count, most))

@@ -1,4 +1,7 @@
-"""Samples the steps of sequence training: windows of each user's events, and shared negatives."""
+"""Samples the steps of sequence training: windows of each user's events, and shared negatives.
+
+An event is a pair of the training set: of several likes and comments on one post the latest.
+"""
 
 from dataclasses import dataclass
 
@@ -9,6 +12,8 @@ from animora_training.modeling.process_group import ProcessGroup
 from animora_training.modeling.sampling import drop_probabilities, seeded_generator
 from animora_training.modeling.sequence_model import SequenceConfig
 from animora_training.modeling.training_set import TrainingSet
+
+WINDOWS = (1 << 32) - 1  # in place of a step's number, in the seed of an epoch's windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +64,21 @@ class SequenceSampler:
 
     Args:
         data: Training data.
+        times: float64 (n), the time of each of `data.posts`, in seconds since the epoch.
         config: Sample sizes and rates.
         group: The processes that share the users.
     """
 
-    def __init__(self, data: TrainingSet, config: SequenceConfig, group: ProcessGroup) -> None:
+    def __init__(self, data: TrainingSet, times: Tensor, config: SequenceConfig, group: ProcessGroup) -> None:
         self._data = data
+        self._times = times
         self._config = config
         self._group = group
         self._drop = drop_probabilities(data.counts, config.drop_rate, config.drop_scale)
 
     def windows(self, epoch: int) -> Windows:
         """All windows of an epoch, in random order."""
-        length, generator = self._config.length, seeded_generator(self._config.seed, epoch)
+        length, generator = self._config.length, seeded_generator(self._config.seed, epoch, WINDOWS)
         device = self._data.offsets.device
         counts = (self._data.offsets.diff() - 1).clamp(min=0).cpu()  # events that have a next one
         shift = torch.randint(length, (len(counts),), generator=generator)
@@ -93,7 +100,7 @@ class SequenceSampler:
         exists = (places >= 0) & (places < counts[:, None])  # (w, 2 · length)
         at = torch.where(exists, begins[:, None] + places, 0)
         posts = self._data.posts[at].long() * exists
-        times = self._data.times[at] * exists
+        times = self._times[at] * exists
         drawn = self._negatives(generator)
         rows = self._touched(drawn, posts.flatten())
         dropped = torch.rand(len(rows), generator=generator).to(device) < self._drop[rows]

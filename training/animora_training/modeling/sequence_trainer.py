@@ -31,6 +31,7 @@ class SequenceTrainer:
 
     Args:
         data: Training data.
+        times: float64 (n), the time of each of `data.posts`, in seconds since the epoch.
         config: The recipe.
         model: The model; changed by training.
         group: The processes that share the work.
@@ -38,12 +39,17 @@ class SequenceTrainer:
 
     @explain_out_of_memory("Adam's moments of posts", "lower the width of taste vectors")
     def __init__(
-        self, data: TrainingSet, config: SequenceConfig, model: SequenceModel, group: ProcessGroup
+        self,
+        data: TrainingSet,
+        times: Tensor,
+        config: SequenceConfig,
+        model: SequenceModel,
+        group: ProcessGroup,
     ) -> None:
         self._data = data
         self._config = config
         self._group = group
-        self._sampler = SequenceSampler(data, config, group)
+        self._sampler = SequenceSampler(data, times, config, group)
         self._model = model.train()
         self._tastes = RowwiseAdam(model.taste_table)
         self._posts = RowwiseAdam(model.post_table)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,8 @@ from animora_training.data.clock import now_of
 from animora_training.data.dataset import Dataset, Embeddings, IntArray, Rows, offsets_of
 from animora_training.errors import NotFinite, NothingToLearn
 
-FILES = ("training_posts.npy", "training_times.npy", "training_image.npy", "training_caption.npy")
+FILES = ("training_posts.npy", "training_image.npy", "training_caption.npy")
+TIMES_FILE = "training_times.npy"
 # Seconds after which a post without likes may be sampled as a negative.
 MIN_NEGATIVE_AGE = 7 * 86_400.0
 EMBEDDINGS_AT_ONCE = 1 << 12
@@ -37,13 +38,12 @@ class TrainingPairs(Protocol):
 class TrainingSet:
     """Positives of each user, and the posts' embeddings, by row; row 0 is the unknown user or post.
 
-    `posts`, `times`, `image` and `caption` may be memory-mapped and are read-only.
+    `posts`, `image` and `caption` may be memory-mapped and are read-only.
 
     Attributes:
         vocabulary: Id → row.
         offsets: int64 (user rows + 1): positives of a user row are `posts[offsets[row] : offsets[row + 1]]`.
         posts: int32 (n), the post rows of all positives, by time within a user.
-        times: float64 (n), their times in seconds since the epoch.
         negatives: int64 (r), rows of live posts, which may be sampled as negatives.
         counts: int64 (post rows), positives of each post.
         image: float16 (post rows, image width), zeros where absent and in row 0.
@@ -53,7 +53,6 @@ class TrainingSet:
     vocabulary: Vocabulary
     offsets: Tensor
     posts: Tensor
-    times: Tensor
     negatives: Tensor
     counts: Tensor
     image: Tensor
@@ -68,7 +67,7 @@ class TrainingSet:
         """The training set on a device; on the CPU, memory-mapped arrays stay mapped."""
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("offsets", "posts", "times", "negatives", "counts", "image", "caption")
+            for name in ("offsets", "posts", "negatives", "counts", "image", "caption")
         }
         return replace(self, **moved)
 
@@ -94,7 +93,7 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
 
     A live post without likes gets a row, and is sampled as a negative, if it existed for MIN_NEGATIVE_AGE
     before the last pair. A newer one gets none: it is scored as an unknown post, by its embeddings. The pairs
-    are read three times; with a folder they are never in memory as a whole.
+    are read twice; with a folder they are never in memory as a whole.
 
     Args:
         dataset: Users and posts.
@@ -124,10 +123,9 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
     users, posts = np.flatnonzero(positives), np.flatnonzero((counts > 0) | old_enough)  # indices, ascending
     row_of = np.zeros(len(counts), np.int32)
     row_of[posts] = np.arange(1, len(posts) + 1)
-    arrays = _ArrayStore(folder)
-    length = (int(counts.sum()),)
-    by_user = arrays.store("posts", (row_of[chunk.posts] for chunk in pairs.chunks()), length, np.int32)
-    times = arrays.store("times", (chunk.times for chunk in pairs.chunks()), length, np.float64)
+    arrays = _ArrayStore(folder, FILES)
+    rows_by_user = (row_of[chunk.posts] for chunk in pairs.chunks())
+    by_user = arrays.store("posts", rows_by_user, (int(counts.sum()),), np.int32)
     image, caption = (
         arrays.store(
             name, _embedding_rows(name, dataset, rows, posts), (1 + len(posts), rows.shape[1]), np.float16
@@ -138,7 +136,6 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
         vocabulary=Vocabulary(user_ids=dataset.user_ids[users], post_ids=dataset.posts.ids[posts]),
         offsets=torch.from_numpy(offsets_of(np.append(0, positives[users]))),
         posts=by_user,
-        times=times,
         negatives=torch.from_numpy(1 + np.flatnonzero(live[posts])),
         counts=torch.from_numpy(np.append(0, counts[posts])),
         image=image,
@@ -146,13 +143,28 @@ def training_set(dataset: Dataset, pairs: TrainingPairs, folder: Path | None = N
     )
 
 
+def times_of(pairs: TrainingPairs, folder: Path | None = None) -> Tensor:
+    """Times float64 (n) of all pairs, in seconds since the epoch, in the order of `TrainingSet.posts`.
+
+    Args:
+        pairs: The pairs of the training set.
+        folder: Folder for a memory-mapped array; None keeps it in memory.
+
+    Raises:
+        CannotWrite: The disk is full, or the folder is not writable.
+    """
+    length = sum(len(chunk) for chunk in pairs.chunks())
+    store = _ArrayStore(folder, (TIMES_FILE,))
+    return store.store("times", (chunk.times for chunk in pairs.chunks()), (length,), np.float64)
+
+
 class _ArrayStore:
     """Stores arrays that are produced in chunks: in memory-mapped files of a folder, or in memory."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, files: Sequence[str]) -> None:
         self._folder = folder
         if folder is not None:
-            prepare_folder(folder, FILES)
+            prepare_folder(folder, files)
 
     def store(
         self, name: str, pieces: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike
