@@ -16,8 +16,10 @@ from animora_training.modeling.config import FitConfig
 from animora_training.modeling.factorisation import AlsSettings, factorize
 from animora_training.modeling.initialization import new_initialization
 from animora_training.modeling.process_group import ProcessGroup, process_group
+from animora_training.modeling.sequence_model import SequenceConfig, new_sequence_model
+from animora_training.modeling.sequence_trainer import SequenceTrainer
 from animora_training.modeling.trainer import Trainer
-from animora_training.modeling.training_set import training_set
+from animora_training.modeling.training_set import times_of, training_set
 from tests.support.datasets import as_dataset, many_users, tiny_feed
 from tests.support.memory import allow
 
@@ -40,6 +42,10 @@ CONFIGS = {
     "whole": replace(SMALL, users_per_step=7, loss="softmax", learning_rate=0.003),
     "bpr": replace(SMALL, loss="bpr", embeddings=False, learning_rate=0.003),
 }
+# Without dropout, which each process draws for itself.
+SEQUENCES = SequenceConfig(
+    length=5, taste=6, windows_per_step=8, negatives=50, dropout=0.0, learning_rate=0.01
+)
 # A user table that is much larger than everything else.
 USERS, POSTS = 100_000, 100
 LARGE = FitConfig(factors=8, mlp_embedding=120, hidden=(4,), feature_width=1, users_per_step=512)
@@ -61,6 +67,17 @@ def train(name: str, group: ProcessGroup, folder: Path) -> None:
         "network": network.state_dict(),
     }
     torch.save(kept, folder / f"{name}-{group.rank}-of-{group.world_size}")
+
+
+def train_sequences(group: ProcessGroup, folder: Path) -> None:
+    """Trains a sequence model on a tiny feed; stores the losses and the model."""
+    tiny = as_dataset(tiny_feed())
+    data = training_set(tiny, tiny.pairs)
+    model = new_sequence_model(new_initialization(data, SMALL).network.shape, SEQUENCES)
+    trainer = SequenceTrainer(data, times_of(tiny.pairs), SEQUENCES, model, group)
+    losses = torch.tensor([epoch.loss for epoch in islice(trainer.epochs(), EPOCHS)])
+    kept = {"losses": losses, "model": trainer.model.state_dict()}
+    torch.save(kept, folder / f"sequences-{group.rank}-of-{group.world_size}")
 
 
 def train_large(group: ProcessGroup, folder: Path) -> None:
@@ -96,6 +113,8 @@ def main() -> None:
         for job in jobs:
             if job == "large":
                 train_large(group, folder)
+            elif job == "sequences":
+                train_sequences(group, folder)
             elif job == "wait":
                 wait_long(group, folder)
             elif job == "fail":

@@ -9,7 +9,7 @@ import torch
 
 from animora_training.modeling.network import NetworkShape, NeuCF
 from animora_training.modeling.process_group import SINGLE_PROCESS
-from tests.training.modeling.parallel import CONFIGS, EPOCHS, POSTS, USERS, train
+from tests.training.modeling.parallel import CONFIGS, EPOCHS, POSTS, USERS, train, train_sequences
 
 # Of logits: numbers are added up in another order, and Adam makes of that a little more. It is much
 # more where a gradient is zero but for rounding, as some are that start from chance with another loss.
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(folder):
     """Two processes that trained everything, and then failed as expected."""
-    jobs = [*CONFIGS, "wait", *(["large"] if sys.platform == "linux" else []), "fail"]
+    jobs = [*CONFIGS, "sequences", "wait", *(["large"] if sys.platform == "linux" else []), "fail"]
     return run(*TORCHRUN, PROGRAM, folder, *jobs)
 
 
@@ -52,6 +52,18 @@ def trained(folder, together):
         for path in folder.iterdir()
         if path.name.startswith(tuple(CONFIGS))
     }
+
+
+def test_two_processes_train_the_same_sequence_model_as_one(together, folder):
+    train_sequences(SINGLE_PROCESS, folder)
+    alone, *both = (
+        torch.load(folder / f"sequences-{place}", weights_only=True)
+        for place in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    for each in both:
+        torch.testing.assert_close(each["losses"], alone["losses"], rtol=1e-4, atol=0)
+        for name, value in alone["model"].items():
+            torch.testing.assert_close(each["model"][name], value, rtol=0, atol=1e-3, msg=name)
 
 
 def logits(kept, config):
