@@ -101,7 +101,7 @@ class StepSampler:
         hidden = torch.rand(len(posts), generator=generator).to(device) < self._config.history_drop
         weights = history_weights(lengths)[segments] * positive_weights / (1 - self._config.history_drop)
         history = weights.masked_fill(hidden, 0.0)
-        drawn = self._negatives(generator)
+        drawn = sample_negatives(self._data, self._config.posts_per_step, generator)
         rows = self._touched(drawn, posts)
         dropped = torch.rand(len(rows), generator=generator).to(device) < self._drop[rows]
         noise = torch.rand(len(posts), generator=generator).to(device)
@@ -146,24 +146,31 @@ class StepSampler:
             return None
         return (torch.rand(users, self._config.hidden[0], generator=generator) < share).float() / share
 
-    def _negatives(self, generator: torch.Generator) -> Tensor:
-        live, wanted = self._data.negatives, self._config.posts_per_step
-        if len(live) <= wanted:
-            return live
-        # With repeats removed, so slightly fewer than wanted: cheaper than a permutation.
-        drawn = torch.randint(len(live), (wanted,), generator=generator).to(live.device)
-        distinct: Tensor = torch.unique(drawn)
-        return live[distinct]
-
     def _touched(self, drawn: Tensor, posts: Tensor) -> Tensor:
         everything = len(self._data.counts)
         if everything <= self._config.posts_per_step:
             return torch.arange(everything, device=drawn.device)
-        touched: Tensor = torch.unique(torch.cat((drawn.new_zeros(1), drawn, posts)))
-        return touched
+        return touched_rows(drawn, posts)
 
     def _generator(self, epoch: int, index: int) -> torch.Generator:
         return seeded_generator(self._config.seed, epoch, index)
+
+
+def sample_negatives(data: TrainingSet, wanted: int, generator: torch.Generator) -> Tensor:
+    """Rows int64 (m), ascending, of at most `wanted` live posts; all of them if there are no more."""
+    live = data.negatives
+    if len(live) <= wanted:
+        return live
+    # With repeats removed, so slightly fewer than wanted: cheaper than a permutation.
+    drawn = torch.randint(len(live), (wanted,), generator=generator).to(live.device)
+    distinct: Tensor = torch.unique(drawn)
+    return live[distinct]
+
+
+def touched_rows(drawn: Tensor, posts: Tensor) -> Tensor:
+    """The distinct rows int64 (t) of a step, ascending: row 0, the sampled posts, and other posts' rows."""
+    touched: Tensor = torch.unique(torch.cat((drawn.new_zeros(1), drawn, posts)))
+    return touched
 
 
 def seeded_generator(*numbers: int) -> torch.Generator:

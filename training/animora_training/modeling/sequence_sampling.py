@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from animora_training.modeling.process_group import ProcessGroup
-from animora_training.modeling.sampling import drop_probabilities, seeded_generator
+from animora_training.modeling.sampling import (
+    drop_probabilities,
+    sample_negatives,
+    seeded_generator,
+    touched_rows,
+)
 from animora_training.modeling.sequence_model import SequenceConfig
 from animora_training.modeling.training_set import TrainingSet
 
@@ -95,14 +100,15 @@ class SequenceSampler:
         length, device = self._config.length, windows.users.device
         generator = seeded_generator(self._config.seed, epoch, index)
         offsets = self._data.offsets
-        begins, counts = offsets[windows.users], offsets.diff()[windows.users]
+        begins = offsets[windows.users]
+        counts = offsets[windows.users + 1] - begins
         places = windows.starts[:, None] + torch.arange(1 - length, length + 1, device=device)
         exists = (places >= 0) & (places < counts[:, None])  # (w, 2 · length)
         at = torch.where(exists, begins[:, None] + places, 0)
         posts = self._data.posts[at].long() * exists
         times = self._times[at] * exists
-        drawn = self._negatives(generator)
-        rows = self._touched(drawn, posts.flatten())
+        drawn = sample_negatives(self._data, self._config.negatives, generator)
+        rows = touched_rows(drawn, posts.flatten())
         dropped = torch.rand(len(rows), generator=generator).to(device) < self._drop[rows]
         mine = self._group.owns(windows.users)
         found = torch.searchsorted(rows, posts[mine])
@@ -117,15 +123,3 @@ class SequenceSampler:
             next_posts=found[:, length:],
             predicted=exists[:, length - 1 : -1] & exists[:, length:],
         )
-
-    def _negatives(self, generator: torch.Generator) -> Tensor:
-        live, wanted = self._data.negatives, self._config.negatives
-        if len(live) <= wanted:
-            return live
-        drawn = torch.randint(len(live), (wanted,), generator=generator).to(live.device)
-        distinct: Tensor = torch.unique(drawn)  # slightly fewer than wanted: cheaper than a permutation
-        return live[distinct]
-
-    def _touched(self, drawn: Tensor, posts: Tensor) -> Tensor:
-        touched: Tensor = torch.unique(torch.cat((drawn.new_zeros(1), drawn, posts)))
-        return touched

@@ -97,7 +97,7 @@ class SequenceTrainer:
 
     @property
     def model(self) -> SequenceModel:
-        """The model so far, for scoring. Training goes on with it."""
+        """The model so far, for scoring. Training changes it further."""
         return self._model
 
     def state(self) -> dict[str, Any]:
